@@ -1,0 +1,186 @@
+package snapshots
+
+import (
+	"time"
+
+	"github.com/galleyfs/galley/overlay"
+)
+
+// Workspace is the name of the tree that a session's project directory is the
+// base of.
+const Workspace = "workspace"
+
+// DefaultRetention is how long the trash keeps what was discarded, and a
+// session the layers that a commit or discard retired.
+const DefaultRetention = 14 * 24 * time.Hour
+
+// TreeSpec names one tree of a session.
+type TreeSpec struct {
+	// Name is unique in the session: lower-case letters, digits, '-' and
+	// '_', at most 32 of them.
+	Name string `json:"name"`
+	// Base is the absolute path, free of symbolic links, of the directory
+	// below the tree.
+	Base string `json:"base"`
+	// Mount is the absolute path at which a sandbox shows the tree.
+	// Create fills in Base where it is empty.
+	Mount string `json:"mount"`
+}
+
+// Spec says what session [Store.Create] makes.
+type Spec struct {
+	// Name may be empty: then it is made from the base's last component,
+	// with a number where that is taken.
+	Name string
+	// Base is the project directory, the base of the tree [Workspace]. It
+	// is made absolute and its symbolic links are resolved.
+	Base string
+	// Extra are further trees.
+	Extra []TreeSpec
+	// Rules restrict what the views of the session show and let be changed.
+	Rules Rules
+}
+
+// Rules are the patterns of a session: doublestar patterns, relative to each
+// tree's root, that are matched against the path that a file has in the base.
+type Rules struct {
+	Hide     []string `json:"hide,omitempty"`
+	ReadOnly []string `json:"read_only,omitempty"`
+}
+
+// CauseKind says who asked for a seal.
+type CauseKind string
+
+// The causes of a seal.
+const (
+	CauseAsked   CauseKind = "asked"   // a person or script, by name
+	CauseCommand CauseKind = "command" // the end of a command; Text is the command
+	CauseTool    CauseKind = "tool"    // a tool call; Text is the tool
+	CauseReview  CauseKind = "review"  // a diff, status or commit that needed a fixed point
+	CauseCommit  CauseKind = "commit"  // committed entries left; Text is the commit's id
+	CauseDiscard CauseKind = "discard" // discarded entries left; Text is the id in the trash
+	CauseRestore CauseKind = "restore" // discarded entries came back; Text is the id in the trash
+)
+
+// Cause is why a seal was made.
+type Cause struct {
+	Kind CauseKind `json:"kind"`
+	// Text is shown to people; at most 4096 bytes are kept.
+	Text string `json:"text,omitempty"`
+}
+
+// Snapshot is one point of a session's history.
+type Snapshot struct {
+	// Number is the number of the layer that the seal closed, in all trees.
+	// Snapshots are ordered by it. 0 is the session before any change.
+	Number overlay.LayerID `json:"number"`
+	// Name was given by who asked for it, or empty for a checkpoint.
+	Name  string    `json:"name,omitempty"`
+	Cause Cause     `json:"cause"`
+	Time  time.Time `json:"time"`
+	// Stacks is the stack of sealed layers of each tree, by its name.
+	Stacks map[string]overlay.Stack `json:"stacks"`
+}
+
+// SealOptions says how [Live.Seal] seals.
+type SealOptions struct {
+	Name  string `json:"name,omitempty"`
+	Cause Cause  `json:"cause"`
+	// Durable waits until the snapshot would survive a power cut. Without
+	// it a power cut may lose what was not synced, as for any file.
+	Durable bool `json:"durable,omitempty"`
+}
+
+// Committed tells a session that a commit has written a snapshot's changes, or
+// a part of them, to the bases.
+type Committed struct {
+	// Snapshot is the one whose change set was committed.
+	Snapshot overlay.LayerID `json:"snapshot"`
+	// Commit is the commit's id, for the history.
+	Commit string `json:"commit"`
+	// Paths are the committed paths in each tree, by its name, as
+	// overlay.Entry.Path spells them. For a rename both paths are given.
+	Paths map[string][]Path `json:"paths"`
+}
+
+// Discard says what [Live.Discard] drops.
+type Discard struct {
+	// Paths are paths in each tree, by its name; a directory stands for all
+	// beneath it. Nil means every change of every tree.
+	Paths map[string][]Path `json:"paths,omitempty"`
+}
+
+// Path is a path in a tree. It is any string of bytes; in JSON it is base64,
+// because JSON strings cannot carry invalid UTF-8.
+type Path string
+
+// Info describes a session for a list.
+type Info struct {
+	ID, Name string
+	Trees    []TreeSpec
+	Created  time.Time
+	// Used is when the session was last opened for work.
+	Used time.Time
+	// Live: some process has the session open.
+	Live bool
+	// Last is the latest snapshot's number, 0 if there is none.
+	Last overlay.LayerID
+	// Err is why the session cannot be opened (a damaged manifest), or nil.
+	Err error
+}
+
+// Usage is what a session occupies, in allocated bytes.
+type Usage struct {
+	// Exclusive bytes are freed when the session is removed.
+	Exclusive int64
+	// Shared bytes belong to files that some other session has as well
+	// (hard links of a fork).
+	Shared int64
+	// Retired bytes are the part of Exclusive in layers that no current
+	// stack has, which GC removes after the retention.
+	Retired int64
+	// Files counts directory entries.
+	Files int64
+}
+
+// TrashKind says what an element of the trash is.
+type TrashKind string
+
+// The kinds of trash.
+const (
+	TrashSession TrashKind = "session" // a whole session
+	TrashPaths   TrashKind = "paths"   // some changes of a session that goes on
+)
+
+// TrashEntry is one element of the trash.
+type TrashEntry struct {
+	ID      string // of the entry; for a whole session the session's own
+	Kind    TrashKind
+	Session string // the session's id
+	Name    string // the session's name
+	Base    string // of the session's first tree
+	Time    time.Time
+	Expires time.Time
+	// Paths is how many paths were given to discard; 0 means all.
+	Paths int
+}
+
+// GCOptions bounds [Store.GC].
+type GCOptions struct {
+	// Retention is how long discarded things stay; 0 is
+	// [DefaultRetention], negative is no time at all.
+	Retention time.Duration
+	// DryRun only reports.
+	DryRun bool
+}
+
+// GCReport tells what [Store.GC] removed, or would.
+type GCReport struct {
+	Trash   []string // ids of trash entries past their retention
+	Layers  int      // layers that a commit or discard retired
+	Orphans []string // directories and files that no record names
+	Sockets []string // control sockets without a process
+	Bytes   int64    // allocated bytes of the above
+	// Kept names what looks abandoned but may hold work, with the reason.
+	Kept []string
+}
