@@ -1,0 +1,32 @@
+// Package fs is the FUSE face of the overlay engine: it mounts, serves a face
+// of a tree on a /dev/fuse descriptor, and takes mounts down again.
+//
+// # Mounting and serving are two steps
+//
+// A mount is made by whoever may make it ([OpenMount] inside a user and mount
+// namespace or as root, [OpenFusermount] elsewhere), and either returns the
+// open /dev/fuse descriptor. [Serve] answers the requests that come out of
+// such a descriptor, in the same process or, the descriptor sent over a
+// socket, in another one that has no privilege at all.
+//
+// # Mode of I/O
+//
+// Opens, opendirs, flushes and releases never reach the server: OPEN, OPENDIR
+// and FLUSH answer ENOSYS once, after which the kernel keeps pages, names and
+// attributes until it is told otherwise. Requests therefore name nodes, never
+// handles, and the server keeps no descriptor for an open file.
+// docs/io-mode.md has the measurements behind the choice.
+//
+// # Locks
+//
+// POSIX and flock(2) locks are the kernel's own, per mount: every program on
+// one mount sees the others' locks at no cost in requests. Two mounts of one
+// session are two file systems for the kernel and do not see each other's
+// locks.
+//
+// # Lock order
+//
+// A shard of the node table is a leaf: nothing is called while it is held. The
+// writeback rule (see writeback.go) holds one lock per node around calls into
+// the engine and is never taken by a notification.
+package fs
