@@ -77,6 +77,11 @@ type FS interface {
 	CopyRange(src int, srcOff int64, dst int, dstOff int64, n int) (int, error)
 	Fsync(fd int) error
 	Fdatasync(fd int) error
+	// Syncfs is syncfs(2): it makes everything on fd's file system durable,
+	// which for many small files costs one journal write where a call for each
+	// costs one each. It reports errors of earlier write-back (Linux 5.8),
+	// but does not reach the far side of FUSE or network file systems.
+	Syncfs(fd int) error
 
 	// The xattr calls act on one component without following a link; an
 	// empty name means dirfd itself.

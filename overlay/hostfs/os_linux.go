@@ -196,6 +196,7 @@ func (osFS) CopyRange(src int, srcOff int64, dst int, dstOff int64, n int) (c in
 
 func (osFS) Fsync(fd int) error     { return retry(func() error { return unix.Fsync(fd) }) }
 func (osFS) Fdatasync(fd int) error { return retry(func() error { return unix.Fdatasync(fd) }) }
+func (osFS) Syncfs(fd int) error    { return retry(func() error { return unix.Syncfs(fd) }) }
 
 func (osFS) Getxattr(dirfd int, name, attr string, buf []byte) (n int, err error) {
 	p := ProcPath(dirfd, name)
