@@ -1,0 +1,19 @@
+#!/bin/bash
+# Runs every fuzz target of the module for FUZZTIME (default 10s).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+need_go
+
+time=${FUZZTIME:-10s}
+found=0
+for pkg in $(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./...); do
+	dir=$(go list -f '{{.Dir}}' "$pkg")
+	grep -qs '^func Fuzz' "$dir"/*_test.go || continue
+	for target in $(grep -ho '^func Fuzz[A-Za-z0-9_]*' "$dir"/*_test.go | sed 's/func //'); do
+		say "$pkg $target for $time"
+		go test -run='^$' -fuzz="^$target\$" -fuzztime="$time" "$pkg"
+		found=$((found + 1))
+	done
+done
+say "$found fuzz targets, no failure"

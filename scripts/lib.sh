@@ -1,0 +1,84 @@
+# Functions that the other scripts share. Source it; it changes nothing.
+
+say() { printf '\n== %s\n' "$*"; }
+
+die() {
+	printf '%s: %s\n' "${0##*/}" "$*" >&2
+	exit 1
+}
+
+# package_of prints the Debian package that brings a command.
+package_of() {
+	case $1 in
+	sqlite3 | rsync | make | git | strace | fuse-overlayfs | python3) echo "$1" ;;
+	npm) echo npm ;;
+	vim) echo vim ;;
+	fusermount3) echo fuse3 ;;
+	setfattr | getfattr) echo attr ;;
+	setfacl | getfacl) echo acl ;;
+	setpriv | unshare | script | mount) echo util-linux ;;
+	useradd) echo passwd ;;
+	gcc) echo gcc libc6-dev ;;
+	mkfs.ext4) echo e2fsprogs ;;
+	mkfs.xfs) echo xfsprogs ;;
+	fio) echo fio ;;
+	*) die "no package is known for the command $1" ;;
+	esac
+}
+
+# need_packages makes sure that the named commands are there: as root on a
+# Debian they are installed, otherwise the user is told what to install.
+need_packages() {
+	local cmd missing=()
+	for cmd in "$@"; do
+		command -v "$cmd" >/dev/null || missing+=($(package_of "$cmd"))
+	done
+	[ ${#missing[@]} -gt 0 ] || return 0
+	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		say "installing ${missing[*]}"
+		export DEBIAN_FRONTEND=noninteractive
+		apt-get update -q
+		apt-get install -q -y --no-install-recommends "${missing[@]}"
+		return
+	fi
+	die "missing: ${missing[*]} (on Debian: sudo apt-get install ${missing[*]})"
+}
+
+# need_go makes sure that there is a Go that this module builds with.
+need_go() {
+	command -v go >/dev/null ||
+		die "no go command: install Go $(sed -n 's/^go //p' go.mod) or newer"
+}
+
+# ready_fuse gives ordinary users /dev/fuse as udev does on every installed
+# Debian; images made without udev keep the kernel's own mode, 0600.
+ready_fuse() {
+	if [ "$(id -u)" = 0 ]; then
+		[ -e /dev/fuse ] || modprobe fuse 2>/dev/null || true
+		[ -e /dev/fuse ] || mknod /dev/fuse c 10 229
+		[ "$(stat -c %a /dev/fuse)" = 666 ] || chmod 0666 /dev/fuse
+	fi
+	[ -r /dev/fuse ] && [ -w /dev/fuse ] ||
+		die "/dev/fuse cannot be opened by $(id -un): as root, modprobe fuse && chmod 0666 /dev/fuse"
+}
+
+# Name of the ordinary user that tests run as when root runs them.
+test_user=galleytest
+
+# ready_user makes that user if it is not there.
+ready_user() {
+	id "$test_user" >/dev/null 2>&1 && return
+	say "adding the user $test_user for the tests that need one without root"
+	useradd --create-home --shell /bin/bash "$test_user"
+}
+
+# as_user runs a command as that user, with nothing of root's environment but
+# what is named here.
+as_user() {
+	local uid gid home
+	uid=$(id -u "$test_user") gid=$(id -g "$test_user")
+	home=$(getent passwd "$test_user" | cut -d: -f6)
+	env -i HOME="$home" USER="$test_user" LOGNAME="$test_user" SHELL=/bin/bash \
+		PATH="$PATH" LANG="${LANG:-C.UTF-8}" TERM="${TERM:-dumb}" ${CI:+CI="$CI"} \
+		setpriv --reuid="$uid" --regid="$gid" --init-groups "$@"
+}
