@@ -28,7 +28,8 @@ sources |
 # The user's module cache is filled from root's, over no network: exactly the
 # modules of go.mod, and readable by all.
 go mod download >&2
-GOMODCACHE="$work/mod" GOPROXY="file://$(go env GOMODCACHE)/cache/download" \
+from=$(go env GOMODCACHE)
+GOMODCACHE="$work/mod" GOPROXY="file://$from/cache/download" \
 	GONOSUMDB='*' GOFLAGS=-modcacherw go mod download >&2
 chmod -R a+rX "$work/mod"
 chown -R "$test_user": "$work/src" "$work/cache" "$work/tmp"
