@@ -152,6 +152,10 @@ func (f *Fault) Fdatasync(fd int) error {
 	return f.do("Fdatasync", "", func() error { return f.under.Fdatasync(fd) })
 }
 
+func (f *Fault) Syncfs(fd int) error {
+	return f.do("Syncfs", "", func() error { return f.under.Syncfs(fd) })
+}
+
 func (f *Fault) Getxattr(dirfd int, name, attr string, buf []byte) (n int, err error) {
 	err = f.look(func() error { n, err = f.under.Getxattr(dirfd, name, attr, buf); return err })
 	return n, err
