@@ -1,0 +1,303 @@
+package review
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/overlay"
+	"github.com/galleyfs/galley/overlay/hostfs"
+)
+
+// differ computes the changes of one tree.
+type differ struct {
+	ctx     context.Context
+	tree    *tree
+	layout  *layout
+	changes []Change
+	// leader is, by inode of the view, the path that a hard-linked node is
+	// known by; digests saves reading such a node once for each name.
+	leader  map[uint64]string
+	digests map[uint64][32]byte
+}
+
+func computeTree(ctx context.Context, t *tree, opts Options) ([]Change, error) {
+	l, err := newLayout(t.view, t.base)
+	if err != nil {
+		return nil, err
+	}
+	d := &differ{ctx: ctx, tree: t, layout: l, leader: map[uint64]string{}, digests: map[uint64][32]byte{}}
+	for _, e := range l.order {
+		if err := ctx.Err(); err != nil {
+			return nil, context.Cause(ctx)
+		}
+		if err := d.entry(e); err != nil {
+			return nil, err
+		}
+	}
+	if !opts.NoSimilarity {
+		if err := d.findRenames(opts.MaxPairs); err != nil {
+			return nil, err
+		}
+	}
+	slices.SortFunc(d.changes, compareChanges)
+	d.linkNames()
+	for i := range d.changes {
+		c := &d.changes[i]
+		c.Drift = d.drift(c)
+		c.Flags = flagsOf(c)
+	}
+	return d.changes, nil
+}
+
+// compareChanges is the order of a change set within one tree.
+func compareChanges(a, b Change) int {
+	if n := comparePaths(a.Path, b.Path); n != 0 {
+		return n
+	}
+	// What goes comes before what takes its place.
+	return boolInt(b.Kind == Deleted) - boolInt(a.Kind == Deleted)
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// entry adds the changes that one entry of the delta makes.
+func (d *differ) entry(e *overlay.Entry) error {
+	l := d.layout
+	under, hasUnder := l.under(e.Path)
+	if e.Whiteout {
+		if !hasUnder || l.movedFrom[under] != nil {
+			return nil
+		}
+		was, err := l.facts(e, under)
+		if err != nil || was == nil {
+			return wrapBase(under, err)
+		}
+		return d.deleted(was, e.Path)
+	}
+	if l.renamed[e] {
+		return d.renamed(e, under, hasUnder)
+	}
+	var was *overlay.Was
+	if hasUnder && l.movedFrom[under] == nil {
+		var err error
+		if was, err = l.facts(e, under); err != nil {
+			return wrapBase(under, err)
+		}
+	}
+	if was == nil {
+		return d.added(e, under, hasUnder)
+	}
+	return d.changed(e, was)
+}
+
+func wrapBase(path string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("look at %q in the base: %w", path, err)
+}
+
+// added handles a node where the base has none.
+func (d *differ) added(e *overlay.Entry, under string, hasUnder bool) error {
+	c := Change{Kind: Added, Path: e.Path, At: e.Path}
+	var err error
+	if c.New, err = d.newMeta(e); err != nil {
+		return err
+	}
+	if c.New.IsRegular() {
+		if err := d.digestNew(e, c.New); err != nil {
+			return err
+		}
+	}
+	c.Facts = d.absent(e.Path, under, hasUnder)
+	d.add(c, e)
+	return nil
+}
+
+// absent is the facts for a path at which the base must have nothing, in a
+// directory that it must have if the change set does not bring it.
+func (d *differ) absent(path, under string, hasUnder bool) []overlay.Was {
+	if !hasUnder {
+		return nil
+	}
+	facts := []overlay.Was{{Path: under}}
+	if dir := parentOf(path); path != "" && d.layout.merges(dir) {
+		facts = append(facts, overlay.Was{Path: parentOf(under), Exists: true, Mode: unix.S_IFDIR})
+	}
+	return facts
+}
+
+// renamed handles a node that came from elsewhere in the base.
+func (d *differ) renamed(e *overlay.Entry, under string, hasUnder bool) error {
+	was, err := d.layout.facts(e, e.Origin)
+	if err != nil {
+		return wrapBase(e.Origin, err)
+	}
+	if was == nil {
+		// The host deleted it as well; what the session made of it is new,
+		// and that it drifted is still to be told.
+		was = &overlay.Was{Path: e.Origin, Exists: true, Mode: e.Attr.Mode}
+	}
+	c := Change{Kind: Renamed, Path: e.Path, From: e.Origin, Origin: e.Origin, At: e.Path, SameData: e.SameData}
+	if _, err := d.compare(e, was, &c); err != nil {
+		return err
+	}
+	c.Facts = []overlay.Was{*was}
+	replaced, err := d.layout.replaced(e)
+	if err != nil {
+		return wrapBase(under, err)
+	}
+	if replaced == nil {
+		c.Facts = append(c.Facts, d.absent(e.Path, under, hasUnder)...)
+	}
+	d.add(c, e)
+	if replaced != nil {
+		return d.deleted(replaced, e.Path)
+	}
+	return nil
+}
+
+// changed handles a node where the base has one that did not move away.
+func (d *differ) changed(e *overlay.Entry, was *overlay.Was) error {
+	oldDir, newDir := typeBits(was.Mode) == unix.S_IFDIR, e.Attr.IsDir()
+	if oldDir && newDir && d.layout.merges(e.Path) && e.Implicit {
+		return nil
+	}
+	c := Change{Kind: Modified, Path: e.Path, Origin: was.Path, At: e.Path, SameData: e.SameData}
+	differs, err := d.compare(e, was, &c)
+	if err != nil {
+		return err
+	}
+	switch {
+	case c.Old.Type() != c.New.Type():
+		c.Kind = TypeChanged
+	case c.Parts&(PartContent|PartTarget|PartRdev) == 0:
+		c.Kind = MetaOnly
+	}
+	c.Facts = []overlay.Was{*was}
+	if differs {
+		d.add(c, e)
+	} else if e.Attr.Nlink > 1 && !newDir {
+		d.leader[e.Attr.Ino] = e.Path
+	}
+	if oldDir && !(newDir && d.layout.merges(e.Path)) {
+		return d.hidden(was.Path, e)
+	}
+	return nil
+}
+
+// deleted adds the deletion of a node of the base, and of everything below it
+// that did not move away. at is the path in the view of the entry that hides it.
+func (d *differ) deleted(was *overlay.Was, at string) error {
+	old, err := d.oldMeta(was)
+	if err != nil {
+		return err
+	}
+	d.changes = append(d.changes, Change{Tree: d.tree.name, Kind: Deleted, Path: was.Path, Origin: was.Path,
+		At: at, Old: old, Facts: []overlay.Was{*was}})
+	if !old.IsDir() {
+		return nil
+	}
+	return d.children(was.Path, func(path string) error {
+		if d.layout.movedFrom[path] != nil {
+			return nil
+		}
+		facts, err := d.layout.base.factsNow(path)
+		if err != nil || facts == nil {
+			return wrapBase(path, err)
+		}
+		return d.deleted(facts, at)
+	})
+}
+
+// hidden adds the deletions of what the base has in a directory that e does
+// not merge with, but for what the view has in its place.
+func (d *differ) hidden(dir string, e *overlay.Entry) error {
+	return d.children(dir, func(path string) error {
+		if d.layout.movedFrom[path] != nil {
+			return nil
+		}
+		if e.Attr.IsDir() {
+			if d.layout.entries[join(e.Path, baseName(path))] != nil {
+				return nil // that entry's own affair
+			}
+		}
+		facts, err := d.layout.base.factsNow(path)
+		if err != nil || facts == nil {
+			return wrapBase(path, err)
+		}
+		return d.deleted(facts, e.Path)
+	})
+}
+
+// children calls fn for the paths of everything in a directory of the base. No
+// descriptor is kept while fn runs, however deep the tree. A directory that is
+// gone has none.
+func (d *differ) children(dir string, fn func(path string) error) error {
+	base := d.tree.base
+	fd, err := hostfs.OpenDeep(base.fs, base.fd, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	switch err {
+	case nil:
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP:
+		return nil
+	default:
+		return fmt.Errorf("list the directory %q of the base, whose entries are deleted: %w", dir, err)
+	}
+	var names []string
+	err = hostfs.ReadDir(base.fs, fd, func(de hostfs.Dirent) error { names = append(names, de.Name); return nil })
+	_ = base.fs.Close(fd)
+	if err != nil {
+		return fmt.Errorf("list the directory %q of the base: %w", dir, err)
+	}
+	for _, name := range names {
+		if err := d.ctx.Err(); err != nil {
+			return context.Cause(d.ctx)
+		}
+		if err := fn(join(dir, name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// add appends a change about a node of the view.
+func (d *differ) add(c Change, e *overlay.Entry) {
+	c.Tree = d.tree.name
+	if e.Attr.Nlink > 1 && !e.Attr.IsDir() {
+		c.ino = e.Attr.Ino
+	}
+	d.changes = append(d.changes, c)
+}
+
+// linkNames names the leading path in every further change about one node.
+func (d *differ) linkNames() {
+	for i := range d.changes {
+		c := &d.changes[i]
+		if c.ino == 0 {
+			continue
+		}
+		if path, ok := d.leader[c.ino]; ok {
+			c.Link = path
+			continue
+		}
+		d.leader[c.ino] = c.Path
+	}
+}
+
+// drift is the first fact of a change that does not hold.
+func (d *differ) drift(c *Change) Drift {
+	for _, was := range c.Facts {
+		if drift := CheckDrift(d.tree.base.fs, d.tree.base.fd, was); drift.Kind != DriftNone {
+			return drift
+		}
+	}
+	return Drift{}
+}
