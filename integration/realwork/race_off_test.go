@@ -1,0 +1,5 @@
+//go:build !race
+
+package realwork
+
+var raceFlags []string
