@@ -2,11 +2,22 @@ package fs
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/overlay"
 )
+
+// maxBackground is how many reads ahead and writes behind the kernel may have
+// under way at once.
+const maxBackground = 64
 
 // Source makes the face that a server shows, given the notifier that the face
 // is to tell of changes.
@@ -34,26 +45,153 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Server answers the requests of one mount.
-type Server struct{}
+// Server answers the requests of one mount. Its methods may be called from
+// any goroutine.
+type Server struct {
+	raw  *rawFS
+	fuse *fuse.Server
+	done chan struct{} // closed when serving has ended
+
+	closing atomic.Bool
+}
 
 // Serve starts to serve the face that src makes on dev, the open /dev/fuse
 // descriptor of a mount ([OpenMount], [OpenFusermount], or one received from
 // another process). It takes dev over, also when it fails. It returns when the
 // kernel's first request has been answered: from then on the mount works.
+//
+// The process must not use the mount itself: a thread that waits for its own
+// process to answer can keep that from answering.
 func Serve(dev *os.File, src Source, o Options) (*Server, error) {
-	return nil, errors.ErrUnsupported
+	fd, own, err := takeDevice(dev)
+	if err != nil {
+		return nil, fmt.Errorf("serve FUSE: %w", err)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	raw := &rawFS{
+		RawFileSystem: fuse.NewDefaultRawFileSystem(),
+		log:           o.Logger,
+		stale:         newStaler(),
+		dev:           own,
+	}
+	face, err := src(raw)
+	if err != nil {
+		_ = unix.Close(fd)
+		own.close()
+		return nil, fmt.Errorf("serve FUSE: %w", err)
+	}
+	raw.face, raw.nodes = face, newTable(face.Root())
+	if o.Writeback {
+		raw.wb = &writeback{face: face}
+	}
+	s := &Server{raw: raw, done: make(chan struct{})}
+	s.fuse, err = fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), s.mountOptions(o))
+	if err != nil {
+		// go-fuse has closed fd.
+		face.Detach()
+		own.close()
+		return nil, fmt.Errorf("serve FUSE: the mount is gone, or somebody else serves it: %w", err)
+	}
+	go s.serve()
+	go raw.stale.run(s.fuse, s.done)
+	return s, nil
+}
+
+// takeDevice makes the two descriptors that a server needs out of dev and
+// closes it. Reads must block.
+func takeDevice(dev *os.File) (int, *device, error) {
+	defer dev.Close()
+	raw := int(dev.Fd())
+	if err := unix.SetNonblock(raw, false); err != nil {
+		return -1, nil, err
+	}
+	fd, err := unix.FcntlInt(uintptr(raw), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return -1, nil, err
+	}
+	own, err := unix.FcntlInt(uintptr(raw), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, nil, err
+	}
+	return fd, &device{fd: own}, nil
+}
+
+func (s *Server) mountOptions(o Options) *fuse.MountOptions {
+	extra := uint64(fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_HANDLE_KILLPRIV_V2 | fuse.CAP_HAS_EXPIRE_ONLY | fuse.CAP_ASYNC_DIO)
+	if o.Writeback {
+		extra |= fuse.CAP_WRITEBACK_CACHE
+	}
+	return &fuse.MountOptions{
+		Name:          Subtype,
+		MaxWrite:      maxIO,
+		MaxBackground: maxBackground,
+		// Nothing may be served from a descriptor that the kernel would
+		// reopen with a program's own flags.
+		DisabledCapabilities: fuse.CAP_PASSTHROUGH,
+		ExtraCapabilities:    extra,
+		EnableSymlinkCaching: true,
+		// The engine tells of every change that is not this kernel's own,
+		// so pages need not be dropped when a file's mtime moves: that
+		// would be after each write of the kernel's own.
+		ExplicitDataCacheControl: true,
+		Logger:                   slog.NewLogLogger(quietHandler{o.Logger.Handler(), &s.closing}, slog.LevelWarn),
+		PanicHandler: func(v any) fuse.Status {
+			o.Logger.Error("panic in a FUSE request", "value", v, "stack", string(debug.Stack()))
+			return fuse.EIO
+		},
+	}
+}
+
+func (s *Server) serve() {
+	s.fuse.Serve()
+	s.raw.dev.close()
+	s.raw.face.Detach()
+	close(s.done)
 }
 
 // Wait returns when the mount is gone (unmounted everywhere, or aborted) and
 // the face detached.
-func (s *Server) Wait() {}
+func (s *Server) Wait() { <-s.done }
+
+// Done is closed when Wait would return.
+func (s *Server) Done() <-chan struct{} { return s.done }
+
+// closePoll is how often Close wakes the readers that are left.
+const closePoll = 2 * time.Millisecond
 
 // Close ends the server without waiting for the mount's users: what they call
-// fails with ENOTCONN from then on. It returns when the face is detached.
-// Unmounting first, where the mount can be reached, is the friendlier way.
-func (s *Server) Close() error { return nil }
+// fails with ENOTCONN from then on, provided that no other process holds a
+// copy of the descriptor. It returns when the face is detached. Unmounting
+// first, where the mount can be reached, is the friendlier way: the server then
+// ends by itself.
+func (s *Server) Close() error {
+	s.closing.Store(true)
+	err := errors.New("the device is closed")
+	s.raw.dev.use(func(fd int) { err = unix.SetNonblock(fd, true) })
+	if err != nil {
+		s.Wait() // it is ending already
+		return nil
+	}
+	// The readers now leave at their next read. Those that sleep in one are
+	// woken by a message: asking the kernel for a page of the root makes it
+	// send one.
+	for {
+		go s.fuse.InodeRetrieveCache(rootID, 0, make([]byte, 1))
+		select {
+		case <-s.done:
+			return nil
+		case <-time.After(closePoll):
+		}
+	}
+}
 
 // Stats are the requests answered so far, by the kernel's name of the
 // operation, such as "LOOKUP"; operations that never came are left out.
-func (s *Server) Stats() map[string]uint64 { return nil }
+// FORGET counts forgotten nodes, also those of a BATCH_FORGET.
+func (s *Server) Stats() map[string]uint64 { return s.raw.stats.snapshot() }
+
+// Known is how many nodes the kernel knows of at present.
+func (s *Server) Known() int { return s.raw.nodes.len() }
