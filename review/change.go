@@ -209,6 +209,8 @@ type ChangeSet struct {
 	// digest is computed once, by newChangeSet.
 	digest Digest
 	trees  []*tree
+	// idle lists the layer entries that turned out to be no change.
+	idle []TreePath
 }
 
 // Digest names a change set: see the documentation of its encoding in

@@ -41,20 +41,26 @@ type Options struct {
 func Compute(ctx context.Context, inputs []TreeInput, opts Options) (*ChangeSet, error) {
 	var changes []Change
 	var trees []*tree
+	var idle []TreePath
 	for _, in := range inputs {
 		fs := in.FS
 		if fs == nil {
 			fs = hostfs.OS
 		}
 		t := &tree{name: in.Name, view: in.View, base: hostDir{fs, in.BaseFD}}
-		found, err := computeTree(ctx, t, opts)
+		found, same, err := computeTree(ctx, t, opts)
 		if err != nil {
 			return nil, fmt.Errorf("compare the tree %s with its base: %w", in.Name, err)
 		}
 		trees = append(trees, t)
 		changes = append(changes, found...)
+		for _, path := range same {
+			idle = append(idle, TreePath{in.Name, path})
+		}
 	}
-	return newChangeSet(trees, changes), nil
+	cs := newChangeSet(trees, changes)
+	cs.idle = idle
+	return cs, nil
 }
 
 func newChangeSet(trees []*tree, changes []Change) *ChangeSet {

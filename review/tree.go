@@ -17,29 +17,32 @@ type differ struct {
 	tree    *tree
 	layout  *layout
 	changes []Change
+	// idle are the entries that are no change.
+	idle []string
 	// leader is, by inode of the view, the path that a hard-linked node is
 	// known by; digests saves reading such a node once for each name.
 	leader  map[uint64]string
 	digests map[uint64][32]byte
 }
 
-func computeTree(ctx context.Context, t *tree, opts Options) ([]Change, error) {
+// computeTree lists the changes of one tree, and the entries that are none.
+func computeTree(ctx context.Context, t *tree, opts Options) (changes []Change, idle []string, err error) {
 	l, err := newLayout(t.view, t.base)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	d := &differ{ctx: ctx, tree: t, layout: l, leader: map[uint64]string{}, digests: map[uint64][32]byte{}}
 	for _, e := range l.order {
 		if err := ctx.Err(); err != nil {
-			return nil, context.Cause(ctx)
+			return nil, nil, context.Cause(ctx)
 		}
 		if err := d.entry(e); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if !opts.NoSimilarity {
 		if err := d.findRenames(opts.MaxPairs); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	slices.SortFunc(d.changes, compareChanges)
@@ -49,7 +52,7 @@ func computeTree(ctx context.Context, t *tree, opts Options) ([]Change, error) {
 		c.Drift = d.drift(c)
 		c.Flags = flagsOf(c)
 	}
-	return d.changes, nil
+	return d.changes, d.idle, nil
 }
 
 // compareChanges is the order of a change set within one tree.
@@ -77,8 +80,12 @@ func (d *differ) entry(e *overlay.Entry) error {
 			return nil
 		}
 		was, err := l.facts(e, under)
-		if err != nil || was == nil {
+		if err != nil {
 			return wrapBase(under, err)
+		}
+		if was == nil || d.goneNow(was) {
+			d.idle = append(d.idle, e.Path)
+			return nil
 		}
 		return d.deleted(was, e.Path)
 	}
@@ -187,6 +194,8 @@ func (d *differ) changed(e *overlay.Entry, was *overlay.Was) error {
 		d.add(c, e)
 	} else if e.Attr.Nlink > 1 && !newDir {
 		d.leader[e.Attr.Ino] = e.Path
+	} else if !newDir {
+		d.idle = append(d.idle, e.Path)
 	}
 	if oldDir && !(newDir && d.layout.merges(e.Path)) {
 		return d.hidden(was.Path, e)
@@ -216,6 +225,13 @@ func (d *differ) deleted(was *overlay.Was, at string) error {
 		}
 		return d.deleted(facts, at)
 	})
+}
+
+// goneNow reports whether the host deleted, by itself, what the session did.
+func (d *differ) goneNow(was *overlay.Was) bool {
+	var st unix.Statx_t
+	absent, err := d.tree.base.stat(was.Path, &st)
+	return absent && err == nil
 }
 
 // hidden adds the deletions of what the base has in a directory that e does

@@ -21,6 +21,9 @@ type View interface {
 	Readlink(path string) (string, error)
 	// Xattrs lists what listxattr(2) and getxattr(2) tell of a node.
 	Xattrs(path string) ([]Xattr, error)
+	// List calls fn with every name in a directory and its S_IFMT bits, in no
+	// order, until fn returns false.
+	List(path string, fn func(name string, typ uint32) bool) error
 }
 
 // Content is the bytes of one regular file, of the view or of the base. It
@@ -107,6 +110,15 @@ func (v faceView) Xattrs(path string) ([]Xattr, error) {
 		return nil, err
 	}
 	return collectXattrs(names, func(name string) ([]byte, error) { return v.f.Getxattr(n, name) })
+}
+
+func (v faceView) List(path string, fn func(name string, typ uint32) bool) error {
+	n, _, err := v.f.Walk(path)
+	if err != nil {
+		return err
+	}
+	defer v.f.Forget(n, 1)
+	return v.f.ReadDir(n, 0, func(e overlay.DirEntry) bool { return fn(e.Name, e.Type) })
 }
 
 // collectXattrs reads the named attributes, sorted, without the ignored ones.
