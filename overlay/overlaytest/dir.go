@@ -16,6 +16,7 @@ import (
 type DirFS struct {
 	root  int
 	slots map[int]int
+	rw    int // the flag that regular files are opened with
 }
 
 // OpenDir opens a directory of the host as a file system under test. The
@@ -25,7 +26,17 @@ func OpenDir(path string) (*DirFS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &DirFS{root: fd, slots: map[int]int{}}, nil
+	return &DirFS{root: fd, slots: map[int]int{}, rw: unix.O_RDWR}, nil
+}
+
+// OpenDirReadOnly is OpenDir of something that is only looked at, such as a
+// read-only mount.
+func OpenDirReadOnly(path string) (*DirFS, error) {
+	d, err := OpenDir(path)
+	if err == nil {
+		d.rw = unix.O_RDONLY
+	}
+	return d, err
 }
 
 // Close releases every slot and the directory.
@@ -142,7 +153,7 @@ func (d *DirFS) Open(slot int, at Loc) error {
 		flags := unix.O_PATH
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFREG:
-			flags = unix.O_RDWR
+			flags = d.rw
 		case unix.S_IFDIR:
 			flags = unix.O_RDONLY | unix.O_DIRECTORY
 		}
@@ -320,7 +331,7 @@ func (d *DirFS) regular(at Loc, fn func(fd int) error) error {
 		if name == "" {
 			return fn(dirfd)
 		}
-		fd, err := unix.Openat(dirfd, name, unix.O_RDWR|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		fd, err := unix.Openat(dirfd, name, d.rw|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
