@@ -15,8 +15,8 @@ import (
 // instead of running tests: how a test looks at a session's view from inside.
 const readTreeEnv = "GALLEY_TEST_READ_TREE"
 
-// bench is where the cases work, and the programs they need. It does not lie
-// in /tmp, which a sandbox may have of its own.
+// bench is where the cases work, and the programs they need: in the home
+// directory, for /tmp and /var/tmp are not the host's inside.
 var bench struct {
 	dir    string
 	galley string // GALLEY_BIN, or built from this source
@@ -48,7 +48,11 @@ func printTree(root string) int {
 }
 
 func run(m *testing.M) (int, error) {
-	dir, err := os.MkdirTemp("/var/tmp", "galley-realwork-")
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return 0, err
+	}
+	dir, err := os.MkdirTemp(home, ".galley-realwork-")
 	if err != nil {
 		return 0, err
 	}
