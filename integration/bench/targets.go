@@ -1,0 +1,160 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// kind is a file system that is measured: how a tree of it comes to stand at
+// t.dir over the base, with what is written going to t.upper.
+type kind struct {
+	name string
+	// rootOnly: an ordinary user's kernel would not mount it without a
+	// namespace around the whole work.
+	rootOnly bool
+	// mount is the command that mounts, empty for a plain copy.
+	mount func(b *bench, t *target) []string
+}
+
+var kinds = []kind{
+	{name: "native"},
+	{name: "overlayfs", rootOnly: true, mount: func(b *bench, t *target) []string {
+		return []string{"mount", "-t", "overlay", "overlay", "-o", t.layerOptions(b), t.dir}
+	}},
+	{name: "fuse-overlayfs", mount: func(b *bench, t *target) []string {
+		return []string{"fuse-overlayfs", "-o", t.layerOptions(b), t.dir}
+	}},
+	{name: "galley", mount: func(b *bench, t *target) []string {
+		return []string{b.galley, "overlay", "-o", t.layerOptions(b), t.dir}
+	}},
+	{name: "galley, writeback", mount: func(b *bench, t *target) []string {
+		return []string{b.galley, "overlay", "-o", t.layerOptions(b) + ",writeback", t.dir}
+	}},
+}
+
+// target is one kind in one round, used by one user.
+type target struct {
+	kind  kind
+	who   who
+	place string // holds upper, work and the mount point
+	dir   string // the tree
+	mark  string // in the environment of its servers
+	up    bool
+	err   error // why it could not be mounted
+}
+
+func (t *target) layerOptions(b *bench) string {
+	return fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", b.base, t.place, t.place)
+}
+
+// newTarget makes the directories of a target, and its copy of the tree if it
+// is a plain one.
+func (b *bench) newTarget(k kind, w who, round int) (*target, error) {
+	name := strings.NewReplacer(" ", "", ",", "-").Replace(k.name)
+	t := &target{kind: k, who: w, place: filepath.Join(b.dir, fmt.Sprintf("%s-%s-%d", name, w.name, round))}
+	t.dir = t.place + "/tree"
+	t.mark = "GALLEY_BENCH_MARK=" + t.place
+	if k.mount == nil {
+		if err := b.must(w, "/", fmt.Sprintf("mkdir %s && cp -a %s %s && git -C %s/repo status --porcelain", t.place, b.base, t.dir, t.dir)); err != nil {
+			return nil, err
+		}
+		return t, nil
+	}
+	return t, b.must(w, "/", fmt.Sprintf("mkdir -p %s/upper %s/work %s", t.place, t.place, t.dir))
+}
+
+// mount mounts the target. A kind that cannot is left out of the table, with
+// the reason in the log.
+func (b *bench) mount(t *target) {
+	if t.kind.mount == nil || t.up {
+		return
+	}
+	cmd := b.command(t.who, "/", t.kind.mount(b, t)...)
+	cmd.Env = append(cmd.Env, t.mark)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if t.err = cmd.Start(); t.err != nil {
+		return
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	deadline := time.After(20 * time.Second)
+	for {
+		if isMounted(t.dir) {
+			t.up = true
+			return
+		}
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.err = fmt.Errorf("%q: %w: %s", cmd.Args, err, out.String())
+				return
+			}
+			ended = nil // it went into the background
+		case <-deadline:
+			t.err = fmt.Errorf("%q: nothing mounted after 20 seconds: %s", cmd.Args, out.String())
+			return
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// unmount takes the target down, by force if it must.
+func (b *bench) unmount(t *target) {
+	if t.kind.mount == nil || !t.up {
+		return
+	}
+	if err := unix.Unmount(t.dir, 0); err != nil {
+		// The server of an ordinary user, and a tree that something still
+		// looks at.
+		if err := unix.Unmount(t.dir, unix.MNT_DETACH); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: unmount %s: %v\n", t.dir, err)
+		}
+	}
+	t.up = false
+	b.waitServers(t)
+}
+
+// waitServers waits for the servers to see that their mount is gone, and ends
+// those that do not.
+func (b *bench) waitServers(t *target) {
+	for range 500 {
+		if len(marked(t.mark)) == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	for _, pid := range marked(t.mark) {
+		fmt.Fprintf(os.Stderr, "bench: server %d of %s did not end by itself\n", pid, t.dir)
+		unix.Kill(pid, unix.SIGKILL)
+	}
+}
+
+// remount gives a cold view: another server, and nothing in the kernel's caches.
+func (b *bench) remount(t *target) error {
+	b.unmount(t)
+	if err := dropCaches(); err != nil {
+		return err
+	}
+	b.mount(t)
+	return t.err
+}
+
+func (b *bench) remove(t *target) {
+	b.unmount(t)
+	if err := exec.Command("rm", "-rf", t.place).Run(); err != nil {
+		fmt.Fprintf(os.Stderr, "bench: remove %s: %v\n", t.place, err)
+	}
+}
+
+func isMounted(dir string) bool {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	return err == nil && bytes.Contains(mounts, []byte(" "+dir+" "))
+}

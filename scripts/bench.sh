@@ -1,0 +1,24 @@
+#!/bin/bash
+# Measures Galley side by side with a plain directory, kernel overlayfs and
+# fuse-overlayfs and writes docs/performance.md. BENCH_SCALE is small, medium
+# or full (default); BENCH_ROUNDS, BENCH_ONLY and BENCH_KINDS as the flags of
+# integration/bench. A run that is not full prints its table and leaves the
+# document alone, unless BENCH_OUT names a file.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+export PATH="$PATH:/usr/sbin:/sbin"
+need_go
+need_packages git sqlite3 npm rsync fuse-overlayfs fusermount3 setpriv
+ready_fuse
+[ "$(id -u)" = 0 ] || die "needs root, to mount, to drop caches, and to work as an ordinary user for half of the rows"
+ready_user
+
+scale=${BENCH_SCALE:-full}
+out=${BENCH_OUT:-}
+[ -n "$out" ] || [ "$scale" != full ] || out=docs/performance.md
+mkdir -p bin
+go build -trimpath -o bin/galley ./cmd/galley
+go build -o bin/bench ./integration/bench
+exec bin/bench -scale "$scale" -rounds "${BENCH_ROUNDS:-3}" -only "${BENCH_ONLY:-}" \
+	-kinds "${BENCH_KINDS:-}" -user "$test_user" -out "$out"
