@@ -1,0 +1,267 @@
+package snapshots
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/overlay"
+	"github.com/galleyfs/galley/overlay/hostfs"
+)
+
+const (
+	historyFile  = "history"
+	historyLimit = 256 << 20
+	// historyTail is how much of the end is read to find the last line. It
+	// is more than any line is long.
+	historyTail = 1 << 20
+	maxCause    = 4096
+)
+
+// historyLine is one line of a session's history: a snapshot, or a name given
+// to one later.
+type historyLine struct {
+	Version int `json:"v"`
+	Snapshot
+	// Renamed: the line only gives the snapshot of that number a name.
+	Renamed bool `json:"renamed,omitempty"`
+}
+
+// checkHistoryLine decodes one line strictly.
+func decodeHistoryLine(b []byte) (historyLine, error) {
+	var l historyLine
+	var v struct {
+		Version int `json:"v"`
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return l, fmt.Errorf("%w: %v", overlay.ErrCorrupt, err)
+	}
+	if v.Version > manifestVersion {
+		return l, fmt.Errorf("%w: version %d, this program knows up to %d", overlay.ErrFormat, v.Version, manifestVersion)
+	}
+	if err := decodeStrict(b, &l); err != nil {
+		return l, fmt.Errorf("%w: %v", overlay.ErrCorrupt, err)
+	}
+	if l.Number == 0 {
+		return l, fmt.Errorf("%w: no number", overlay.ErrCorrupt)
+	}
+	for name, s := range l.Stacks {
+		s.Active = l.Number + 1
+		if err := checkStack(s); err != nil {
+			return l, fmt.Errorf("%w: tree %q: %w", overlay.ErrCorrupt, name, err)
+		}
+	}
+	return l, nil
+}
+
+// appendHistory adds a line for s.
+//
+// Preconditions: the session is held.
+func appendHistory(fs hostfs.FS, dir int, line historyLine, durable bool) error {
+	line.Version = manifestVersion
+	b, err := json.Marshal(line)
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	fd, err := fs.Open(dir, historyFile, unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	defer fs.Close(fd)
+	end, err := fs.Seek(fd, 0, unix.SEEK_END)
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	if err := hostfs.WriteFull(fs, fd, append(b, '\n'), end); err != nil {
+		// Half a line would be taken for the end of the history.
+		_ = fs.Truncate(fd, end)
+		return fmt.Errorf("history: %w", err)
+	}
+	if durable {
+		if err := fs.Fdatasync(fd); err != nil {
+			return fmt.Errorf("history: %w", err)
+		}
+	}
+	return nil
+}
+
+// mendHistory cuts off the torn line that a crash may have left at the end and
+// appends the last snapshot where the crash came between manifest and history.
+//
+// Preconditions: the session is held.
+func mendHistory(fs hostfs.FS, dir int, m *manifest) error {
+	if m.Last == nil {
+		return nil
+	}
+	fd, err := fs.Open(dir, historyFile, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	defer fs.Close(fd)
+	size, err := fs.Seek(fd, 0, unix.SEEK_END)
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	tail := make([]byte, min(size, historyTail))
+	n, err := fs.Pread(fd, tail, size-int64(len(tail)))
+	if err != nil {
+		return fmt.Errorf("history: %w", err)
+	}
+	tail = tail[:n]
+	whole := bytes.LastIndexByte(tail, '\n') + 1
+	if whole < len(tail) {
+		if err := fs.Truncate(fd, size-int64(len(tail)-whole)); err != nil {
+			return fmt.Errorf("history: cut off a torn line: %w", err)
+		}
+	}
+	if lastNumber(tail[:whole]) >= m.Last.Number {
+		return nil
+	}
+	return appendHistory(fs, dir, historyLine{Snapshot: m.last()}, false)
+}
+
+// lastNumber is the number in the last of the whole lines, or 0.
+func lastNumber(lines []byte) overlay.LayerID {
+	lines = bytes.TrimSuffix(lines, []byte("\n"))
+	l, err := decodeHistoryLine(lines[bytes.LastIndexByte(lines, '\n')+1:])
+	if err != nil {
+		return 0
+	}
+	return l.Number
+}
+
+// History is all snapshots whose layers are still there, the oldest first.
+func (s *Session) History() ([]Snapshot, error) {
+	dir, err := s.openDir()
+	if err != nil {
+		return nil, err
+	}
+	defer s.store.fs.Close(dir)
+	all, err := readHistory(s.store.fs, dir)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(s.Dir(), historyFile), err)
+	}
+	if last := s.Last(); last.Number != 0 && (len(all) == 0 || all[len(all)-1].Number < last.Number) {
+		all = append(all, last) // its line is about to be written
+	}
+	there := map[string]bool{}
+	out := all[:0]
+	for _, snap := range all {
+		if s.hasLayers(dir, snap, there) {
+			out = append(out, snap)
+		}
+	}
+	return out, nil
+}
+
+// readHistory reads the lines in dir. A torn last line is no line.
+func readHistory(fs hostfs.FS, dir int) ([]Snapshot, error) {
+	b, err := hostfs.ReadFile(fs, dir, historyFile, historyLimit)
+	if err == unix.ENOENT {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []Snapshot
+	at := map[overlay.LayerID]int{}
+	for n := 1; ; n++ {
+		line, rest, whole := bytes.Cut(b, []byte("\n"))
+		if !whole {
+			return out, nil
+		}
+		b = rest
+		l, err := decodeHistoryLine(line)
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", n, err)
+		}
+		if i, ok := at[l.Number]; ok {
+			if l.Name != "" {
+				out[i].Name = l.Name
+			}
+			continue
+		}
+		if l.Renamed {
+			continue
+		}
+		at[l.Number] = len(out)
+		out = append(out, l.Snapshot)
+	}
+}
+
+// hasLayers tells whether the ends of every range of a snapshot's layers are
+// there; ranges are removed whole.
+func (s *Session) hasLayers(dir int, snap Snapshot, there map[string]bool) bool {
+	for tree, stack := range snap.Stacks {
+		for _, r := range stack.Sealed {
+			for _, l := range []overlay.LayerID{r.From, r.To} {
+				p := filepath.Join(dirTrees, tree, dirLayers, layerDir(l))
+				have, known := there[p]
+				if !known {
+					fd, err := s.store.fs.Open(dir, p, unix.O_PATH|unix.O_DIRECTORY, 0)
+					if have = err == nil; have {
+						_ = s.store.fs.Close(fd)
+					}
+					there[p] = have
+				}
+				if !have {
+					return false
+				}
+			}
+		}
+	}
+	return true
+}
+
+// Snapshot finds a snapshot by number or name; of several with one name the
+// latest. Number 0 is the session before any change.
+func (s *Session) Snapshot(ref string) (Snapshot, error) {
+	if n, err := strconv.ParseUint(ref, 10, 32); err == nil {
+		return s.snapshot(overlay.LayerID(n))
+	}
+	all, err := s.History()
+	if err != nil {
+		return Snapshot{}, err
+	}
+	var known []string
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].Name == ref {
+			return all[i], nil
+		}
+		if all[i].Name != "" {
+			known = append(known, all[i].Name)
+		}
+	}
+	err = fmt.Errorf("snapshot %q of session %s: %w", ref, s.Name(), ErrNotFound)
+	if near := nearest(ref, known); near != "" {
+		err = fmt.Errorf("%w; did you mean %q?", err, near)
+	}
+	return Snapshot{}, err
+}
+
+func (s *Session) snapshot(n overlay.LayerID) (Snapshot, error) {
+	if last := s.Last(); last.Number == n && n != 0 {
+		return last, nil
+	}
+	if n == 0 {
+		snap := Snapshot{Time: s.Created(), Stacks: map[string]overlay.Stack{}}
+		for _, t := range s.Trees() {
+			snap.Stacks[t.Name] = overlay.Stack{}
+		}
+		return snap, nil
+	}
+	all, err := s.History()
+	if err != nil {
+		return Snapshot{}, err
+	}
+	for _, snap := range all {
+		if snap.Number == n {
+			return snap, nil
+		}
+	}
+	return Snapshot{}, fmt.Errorf("snapshot %d of session %s: %w; the latest is %d", n, s.Name(), ErrNotFound, s.Last().Number)
+}
