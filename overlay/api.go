@@ -82,6 +82,9 @@ type Was struct {
 	Mtime  Time
 	Ctime  Time
 	Btime  Time
+	// Seen is when the facts were read, by CLOCK_REALTIME_COARSE, which also
+	// stamps files: a change in the same tick may not show in Ctime.
+	Seen   Time
 	Target string   // of a symbolic link
 	Digest [32]byte // SHA-256 of the content that was copied up, when HasDigest
 	// HasDigest is false where content was not copied (a whiteout, a

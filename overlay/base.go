@@ -30,15 +30,24 @@ func OpenBase(fs hostfs.FS, path string) (*Base, error) {
 	if fs == nil {
 		fs = hostfs.OS
 	}
-	b := &Base{fs: fs}
-	fd, err := cloneReadOnly(path)
-	b.Detached = err == nil
+	fd, err := DetachBase(path)
+	detached := err == nil
 	if err != nil {
 		fd, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("base %q: %w", path, err)
 	}
+	return NewBase(fs, fd, path, detached)
+}
+
+// NewBase takes over fd, a directory, as a base; path is for messages. detached
+// says that fd came from [DetachBase], perhaps of another process.
+func NewBase(fs hostfs.FS, fd int, path string, detached bool) (*Base, error) {
+	if fs == nil {
+		fs = hostfs.OS
+	}
+	b := &Base{fs: fs, Detached: detached}
 	var st unix.Statx_t
 	if err := fs.Stat(fd, "", &st); err != nil {
 		_ = unix.Close(fd)
@@ -62,7 +71,9 @@ func (b *Base) ID() HostID { return b.id }
 // Close gives the descriptor back. A tree closes the base it was given.
 func (b *Base) Close() error { return b.fs.Close(b.fd) }
 
-func cloneReadOnly(path string) (int, error) {
+// DetachBase makes a detached, recursive, read-only clone of the mount at path.
+// It fails with EPERM for a process that may not mount.
+func DetachBase(path string) (int, error) {
 	fd, err := unix.OpenTree(unix.AT_FDCWD, path,
 		unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
 	if err != nil {

@@ -148,6 +148,9 @@ func (t *Tree) tryCopyUp(n *Node, x, y *nodeVer, w want) (bool, error) {
 	}
 	defer func() { t.closeSource(&src) }()
 	metaOnly := regular && w.meta && src.attr.Size >= metaThreshold
+	if w.meta {
+		w.limit = allContent
+	}
 	if regular && !metaOnly && w.limit > 0 {
 		t.mu.RLock()
 		src.fd, err = t.contentFD(n, y)
@@ -739,8 +742,17 @@ func wasOf(path string, st *unix.Statx_t) *Was {
 	return &Was{
 		Path: path, Exists: true, ID: hostID(st), Mode: uint32(st.Mode), UID: st.Uid, GID: st.Gid,
 		Nlink: st.Nlink, Size: int64(st.Size), Rdev: unix.Mkdev(st.Rdev_major, st.Rdev_minor),
-		Mtime: timeOf(st.Mtime), Ctime: timeOf(st.Ctime), Btime: timeOf(st.Btime),
+		Mtime: timeOf(st.Mtime), Ctime: timeOf(st.Ctime), Btime: timeOf(st.Btime), Seen: coarseNow(),
 	}
+}
+
+// coarseNow is the clock that the kernel stamps files with.
+func coarseNow() Time {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &ts) != nil {
+		return Time{}
+	}
+	return Time{ts.Sec, uint32(ts.Nsec)}
 }
 
 // flushRecord brings what was noted to the kernel. A full disk keeps it in

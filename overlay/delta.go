@@ -158,3 +158,15 @@ func (t *Tree) inBase(dir *Node, name string) bool {
 	var st unix.Statx_t
 	return t.fs.Stat(fd.fd, name, &st) == nil
 }
+
+// WasAt is what the face's view has recorded of the base at a path of the base:
+// also of what lay below a directory that was removed whole.
+func (f *Face) WasAt(basePath string) (Was, bool) {
+	f.t.mu.RLock()
+	defer f.t.mu.RUnlock()
+	w := f.t.wasIn(f.view(), basePath)
+	if w == nil {
+		return Was{}, false
+	}
+	return *w, true
+}

@@ -31,17 +31,18 @@ type Keep struct {
 	UpTo LayerID
 }
 
-// Flatten writes what the sealed layers of s change in tree i as one new sealed
-// layer, but for what k leaves out and what only that needed. The layer shows
-// only after a Switch to a stack that has it, which must follow within the same
-// barrier, with an active layer numbered above it.
+// Flatten writes what the sealed layers of s change as one new sealed layer,
+// but for what k leaves out and what only that needed. The layer shows only
+// after a [Barrier.Switch] to a stack that has it; The
+// number of the live view's active layer must not be below to, unless the
+// switch follows within the same barrier. It may be called inside a barrier
+// and outside.
 //
 // It is what a commit does with what it has not committed, a partial discard
 // with what it keeps, and a merge of old checkpoints with all of them. Where a
 // commit has put a dropped node into the base, the node stays what it was: same
 // inode number, same open files.
-func (b *Barrier) Flatten(i int, s Stack, to LayerID, k Keep) error {
-	t := b.trees[i]
+func (t *Tree) Flatten(s Stack, to LayerID, k Keep) error {
 	if k.Drop == nil {
 		k.Drop = func(string) bool { return false }
 	}

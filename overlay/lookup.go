@@ -69,12 +69,19 @@ func (t *Tree) baseChild(v *view, dir *Node, name string, excl bool) (found, err
 	return f, nil
 }
 
+// StagePrefix begins the name of the directory in a base's root in which a
+// commit stages what it is about to rename into place. No view shows it.
+const StagePrefix = ".galley-stage-"
+
 // concealed reports whether an object of the base is one that no view shows.
 func (t *Tree) concealed(dir *Node, name string, st *unix.Statx_t) bool {
 	if isWhiteoutDev(uint32(st.Mode), st.Rdev_major, st.Rdev_minor) {
 		return true
 	}
 	if len(t.hide) > 0 && t.hide[hostID(st)] {
+		return true
+	}
+	if dir == t.root && strings.HasPrefix(name, StagePrefix) {
 		return true
 	}
 	if t.cfg.Rules == nil {

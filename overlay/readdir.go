@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -212,6 +213,9 @@ func (t *Tree) listBase(n *Node, v *view) ([]DirEntry, error) {
 
 // baseDirent turns an entry of a base directory into one of the view.
 func (t *Tree) baseDirent(n *Node, dirFD int, dev uint64, d hostfs.Dirent) (DirEntry, bool, error) {
+	if n == t.root && strings.HasPrefix(d.Name, StagePrefix) {
+		return DirEntry{}, false, nil
+	}
 	typ := uint32(d.Type) << 12
 	id := HostID{Dev: dev, Ino: d.Ino}
 	if d.Type == unix.DT_UNKNOWN || d.Type == unix.DT_CHR || d.Type == unix.DT_DIR && len(t.hide) > 0 {

@@ -173,6 +173,7 @@ func (e *encoder) was(w *Was) {
 		e.time(w.Mtime)
 		e.time(w.Ctime)
 		e.time(w.Btime)
+		e.time(w.Seen)
 		e.str(w.Target)
 		e.bool(w.HasDigest)
 		if w.HasDigest {
@@ -299,7 +300,7 @@ func (d *decoder) was() *Was {
 	w.ID = d.host()
 	w.Mode, w.UID, w.GID, w.Nlink = d.uint32(), d.uint32(), d.uint32(), d.uint32()
 	w.Size, w.Rdev = d.int(), d.uint()
-	w.Mtime, w.Ctime, w.Btime = d.time(), d.time(), d.time()
+	w.Mtime, w.Ctime, w.Btime, w.Seen = d.time(), d.time(), d.time(), d.time()
 	w.Target = d.str()
 	if w.HasDigest = d.bool(); w.HasDigest {
 		if len(d.b) < len(w.Digest) {

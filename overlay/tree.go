@@ -397,6 +397,13 @@ func (t *Tree) activeHasChanges() bool {
 	return false
 }
 
+// Hide makes an object of the host one that no view shows, from now on.
+func (t *Tree) Hide(id HostID) {
+	t.admit.Lock()
+	t.hide[id] = true
+	t.admit.Unlock()
+}
+
 // Sync makes everything acknowledged so far durable.
 func (t *Tree) Sync() error {
 	t.admit.RLock()
