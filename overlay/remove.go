@@ -215,6 +215,9 @@ func (t *Tree) sweep(tmp string) { _ = hostfs.RemoveAll(t.fs, t.scratchFD, tmp) 
 // is still held goes to scratch with its content.
 func (t *Tree) removeFilePayload(dir int, name string, lower bool, n *Node) error {
 	keep := n.refs.Load() > 0 && len(n.links) <= 1
+	if keep && !lower {
+		return t.fs.Rename(dir, name, t.scratchFD, orphanName(n), 0)
+	}
 	if keep {
 		if err := t.fs.Link(dir, name, t.scratchFD, orphanName(n)); err != nil && err != unix.EEXIST {
 			return err
