@@ -33,7 +33,7 @@ func OpenBase(fs hostfs.FS, path string) (*Base, error) {
 	fd, err := DetachBase(path)
 	detached := err == nil
 	if err != nil {
-		fd, err = unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		fd, err = hostfs.OpenRoot(path)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("base %q: %w", path, err)

@@ -223,4 +223,3 @@ func (t *Tree) copyXattrs(srcDir int, src string, dstDir int, dst string) error 
 	}
 	return nil
 }
-

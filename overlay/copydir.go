@@ -111,4 +111,3 @@ func (t *Tree) copyUpDir(n *Node) error {
 	t.setEntry(parent, name, n)
 	return nil
 }
-

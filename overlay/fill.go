@@ -95,4 +95,3 @@ func (t *Tree) unfill(dst int, st *unix.Statx_t, cause error) error {
 	}
 	return cause
 }
-

@@ -130,7 +130,7 @@ func InitState(fs hostfs.FS, dir string, active LayerID) error {
 	if fs == nil {
 		fs = hostfs.OS
 	}
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := hostfs.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("state directory %q: %w", dir, err)
 	}
@@ -239,7 +239,7 @@ func (t *Tree) setView(v *view) { t.view, t.lower = v, v.lower() }
 
 func (t *Tree) open() (err error) {
 	dir := unix.O_PATH | unix.O_DIRECTORY
-	if t.stateFD, err = unix.Open(t.cfg.StateDir, dir|unix.O_CLOEXEC, 0); err != nil {
+	if t.stateFD, err = hostfs.OpenRoot(t.cfg.StateDir); err != nil {
 		return fmt.Errorf("open state directory: %w", err)
 	}
 	if t.layersFD, err = t.fs.Open(t.stateFD, "layers", dir, 0); err != nil {

@@ -167,3 +167,15 @@ func ReadFile(fs FS, dirfd int, name string, limit int64) ([]byte, error) {
 		}
 	}
 }
+
+// OpenRoot opens a directory that a person named, with the links in its path
+// followed, as the place beneath which everything else is reached. It is the
+// one call that takes a path.
+func OpenRoot(path string) (int, error) {
+	for {
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}
