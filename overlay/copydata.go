@@ -10,27 +10,28 @@ import (
 )
 
 // copyFile makes a regular file in scratch with the source's content up to
-// limit, holes kept; without content when metaOnly, but with its size.
-func (t *Tree) copyFile(src *source, tmp string, metaOnly bool, limit int64) (*[32]byte, error) {
+// limit, holes kept; without content when metaOnly, but with its size. The
+// descriptor is open for writing, and valid also with some errors.
+func (t *Tree) copyFile(src *source, tmp string, metaOnly bool, limit int64) (int, *[32]byte, error) {
 	fd, err := t.fs.Open(t.scratchFD, tmp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return nil, err
+		return -1, nil, err
 	}
-	defer t.fs.Close(fd)
 	if metaOnly {
-		return nil, t.fs.Truncate(fd, src.attr.Size)
+		return fd, nil, t.fs.Truncate(fd, src.attr.Size)
 	}
 	if src.fd == nil || src.attr.Size == 0 {
-		return nil, nil
+		return fd, nil, nil
 	}
-	return t.copyContent(fd, src.fd.fd, src.attr.Size, limit)
+	d, err := t.copyContent(fd, src.fd.fd, hostID(&src.st).Dev, src.attr.Size, limit)
+	return fd, d, err
 }
 
-// copyContent fills dst from src by the cheapest means there is. It returns
-// the digest of the content if all of it went through memory.
-func (t *Tree) copyContent(dst, src int, size, limit int64) (*[32]byte, error) {
+// copyContent fills dst from src, on device dev, by the cheapest means there
+// is. It returns the digest of the content if all of it went through memory.
+func (t *Tree) copyContent(dst, src int, dev uint64, size, limit int64) (*[32]byte, error) {
 	if limit >= size {
-		if err := t.fs.Clone(dst, src); err == nil {
+		if t.clone(dst, src, dev) {
 			return nil, nil
 		}
 		if size <= DigestLimit {
@@ -44,8 +45,21 @@ func (t *Tree) copyContent(dst, src int, size, limit int64) (*[32]byte, error) {
 	return nil, t.fs.Truncate(dst, size)
 }
 
+// clone shares the blocks of src, where the file systems do that: one that
+// said no is not asked again.
+func (t *Tree) clone(dst, src int, dev uint64) bool {
+	if _, no := t.noClone.Load(dev); no {
+		return false
+	}
+	err := t.fs.Clone(dst, src)
+	if err == unix.EOPNOTSUPP || err == unix.EXDEV || err == unix.ENOTTY || err == unix.ENOSYS {
+		t.noClone.Store(dev, true)
+	}
+	return err == nil
+}
+
 func (t *Tree) copySmall(dst, src int, size int64) (*[32]byte, error) {
-	buf := make([]byte, size+1)
+	buf := make([]byte, size)
 	n := 0
 	for n < len(buf) {
 		c, err := t.fs.Pread(src, buf[n:], int64(n))

@@ -156,18 +156,27 @@ func (t *Tree) tryCopyUp(n *Node, x, y *nodeVer, w want) (bool, error) {
 			return false, fmt.Errorf("copy up: %w", err)
 		}
 	}
-	tmp := t.tempName()
+	tmp, fd := t.tempName(), -1
 	var digest *[32]byte
 	if regular {
-		digest, err = t.copyFile(&src, tmp, metaOnly, w.limit)
+		fd, digest, err = t.copyFile(&src, tmp, metaOnly, w.limit)
 	} else {
 		err = t.copySpecial(&src, n, tmp)
 	}
+	defer func() {
+		if fd >= 0 {
+			_ = t.fs.Close(fd)
+		}
+	}()
+	at, name := t.scratchFD, tmp
+	if fd >= 0 {
+		at, name = fd, ""
+	}
 	if err == nil {
-		err = t.copyMeta(src.dir.fd, src.name, t.scratchFD, tmp, &src.attr)
+		err = t.copyMeta(src.dir.fd, src.name, at, name, &src.attr)
 	}
 	if err == nil && metaOnly {
-		err = t.fs.Setxattr(t.scratchFD, tmp, t.prefix+"metacopy", nil, 0)
+		err = t.fs.Setxattr(at, name, t.prefix+"metacopy", nil, 0)
 	}
 	if err != nil {
 		_ = t.fs.Unlink(t.scratchFD, tmp, 0)
@@ -182,6 +191,11 @@ func (t *Tree) tryCopyUp(n *Node, x, y *nodeVer, w want) (bool, error) {
 	if err := t.install(n, x, y, &src, tmp, metaOnly, digest); err != nil {
 		_ = t.fs.Unlink(t.scratchFD, tmp, 0)
 		return false, fmt.Errorf("copy up: %w", err)
+	}
+	if fd >= 0 {
+		// What is copied up is mostly written next.
+		t.fds.done(t.fds.put(fdKey{ver: n.ver, kind: fdWrite}, fd))
+		fd = -1
 	}
 	t.stats.copyUps.Add(1)
 	return true, t.flushRecord()
@@ -237,7 +251,7 @@ func (t *Tree) install(n *Node, x, y *nodeVer, src *source, tmp string, metaOnly
 		}
 		vers = append(vers, px)
 	}
-	v := &nodeVer{layer: t.view.active, nlink: nlink, parent: names[0].dir, name: names[0].name}
+	v := &nodeVer{layer: t.view.active, nlink: nlink, parent: names[0].dir, name: names[0].name, above: vers[0]}
 	if metaOnly {
 		v.flags |= verMeta
 		v.data = dataVer(y)

@@ -94,7 +94,7 @@ func (t *Tree) make(parent *Node, name string, s spec, c Caller, hold func(*Node
 	}
 	defer t.fds.done(dir)
 	n := &Node{id: t.nextID.Add(1), typ: s.mode & unix.S_IFMT, plain: true}
-	x := &nodeVer{layer: t.view.active, parent: parent, name: strings.Clone(name), nlink: 1}
+	x := &nodeVer{layer: t.view.active, parent: parent, name: strings.Clone(name), above: px, nlink: 1}
 	covered := t.whiteoutAt(parent, name)
 	var st unix.Statx_t
 	if err := t.makePayload(dir.fd, x, s, c, covered, parent, &st); err != nil {
@@ -374,7 +374,7 @@ func (t *Tree) link(n, parent *Node, name string) error {
 	if x.flags&verOrphan != 0 {
 		_ = t.fs.Unlink(t.scratchFD, orphanName(n), 0)
 		x.flags &^= verOrphan | verGone
-		x.parent, x.name = parent, name
+		x.parent, x.name, x.above = parent, name, px
 		if x.layer != t.view.active {
 			// The content was made before a seal and belongs to no layer yet.
 			n.dropVer(x.layer)
@@ -455,7 +455,7 @@ func (t *Tree) adoptLink(n, dir *Node, name string) (Attr, error) {
 	if x.flags&verOrphan != 0 {
 		_ = t.fs.Unlink(t.scratchFD, orphanName(n), 0)
 		x.flags &^= verOrphan | verGone
-		x.parent, x.name = dir, strings.Clone(name)
+		x.parent, x.name, x.above = dir, strings.Clone(name), px
 	}
 	n.addLink(dent{dir, strings.Clone(name)})
 	t.logNode(n, x)

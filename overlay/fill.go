@@ -48,7 +48,7 @@ func (t *Tree) tryFill(n *Node, x *nodeVer, limit int64) (bool, error) {
 		return false, err
 	}
 	// Cutting and writing may clear set-id bits that the copy must keep.
-	_, err = t.copyContent(dst, src.fd.fd, src.attr.Size, limit)
+	_, err = t.copyContent(dst, src.fd.fd, hostID(&src.st).Dev, src.attr.Size, limit)
 	if err == nil && src.attr.Size > 0 && limit < src.attr.Size {
 		err = t.fs.Truncate(dst, limit)
 	}

@@ -301,7 +301,7 @@ func (f *flattening) node(dir *Node, name, path string, n *Node, dropped bool) e
 	if err != nil {
 		return err
 	}
-	x := &nodeVer{layer: f.to, parent: dir, name: name, nlink: a.Nlink, flags: verCtime, ctime: a.Ctime}
+	x := &nodeVer{layer: f.to, parent: dir, name: name, above: dir.verAt(f.to), nlink: a.Nlink, flags: verCtime, ctime: a.Ctime}
 	if n.isDir() {
 		err = f.dir(dir, name, path, n, x, &a, dst.fd, dropped)
 	} else {
@@ -421,7 +421,7 @@ func (f *flattening) copyFile(name, path string, n *Node, y, x *nodeVer, a *Attr
 		if content, err = t.contentFD(n, y); err != nil {
 			return err
 		}
-		_, err = t.copyContent(fd, content.fd, a.Size, allContent)
+		_, err = t.copyContent(fd, content.fd, 0, a.Size, allContent)
 		t.fds.done(content)
 	}
 	if err != nil {

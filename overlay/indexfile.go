@@ -60,7 +60,9 @@ func (t *Tree) writeIndex() error {
 
 type layerFacts struct {
 	nodes []*Node
+	vers  []*nodeVer // of nodes, in the same order
 	ents  []dent
+	kids  []*Node // of ents, in the same order; nil for a whiteout
 	was   []*Was
 }
 
@@ -77,12 +79,12 @@ func (t *Tree) groupByLayer() map[LayerID]*layerFacts {
 	for n := range t.all {
 		for x := n.ver; x != nil; x = x.prev {
 			f := at(x.layer)
-			f.nodes = append(f.nodes, n)
+			f.nodes, f.vers = append(f.nodes, n), append(f.vers, x)
 		}
 		for name, e := range n.ents {
 			for ; e != nil; e = e.prev {
 				f := at(e.layer)
-				f.ents = append(f.ents, dent{n, name})
+				f.ents, f.kids = append(f.ents, dent{n, name}), append(f.kids, e.node)
 			}
 		}
 	}
@@ -103,19 +105,14 @@ func (f *layerFacts) encode(t *Tree, enc *encoder, l LayerID, flush func() error
 		}
 		return flush()
 	}
-	for _, n := range f.nodes {
-		t.encodeVersion(enc, n, n.verAt(l))
+	for i, n := range f.nodes {
+		t.encodeVersion(enc, n, f.vers[i])
 		if err := full(); err != nil {
 			return err
 		}
 	}
-	for _, d := range f.ents {
-		for e := d.dir.ents[d.name]; e != nil; e = e.prev {
-			if e.layer != l {
-				continue
-			}
-			enc.entry(d.dir.ino, d.name, inoOf(e.node))
-		}
+	for i, d := range f.ents {
+		enc.entry(d.dir.ino, d.name, inoOf(f.kids[i]))
 		if err := full(); err != nil {
 			return err
 		}

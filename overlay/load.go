@@ -385,9 +385,13 @@ func (ld *loader) acyclic() error {
 		l LayerID
 	}
 	good := map[key]bool{}
+	roots := map[LayerID]*nodeVer{}
+	for y := ld.t.root.ver; y != nil; y = y.prev {
+		roots[y.layer] = y
+	}
 	for n := range ld.t.all {
 		for x := n.ver; x != nil; x = x.prev {
-			if x.flags&(verGone|verOrphan) != 0 {
+			if x.flags&(verGone|verOrphan|verGhost) != 0 {
 				continue
 			}
 			var trail []key
@@ -404,10 +408,14 @@ func (ld *loader) acyclic() error {
 				if p == nil {
 					return fmt.Errorf("layer %d: inode %d has no place: %w", y.layer, m.ino, ErrCorrupt)
 				}
-				py := p.verAt(y.layer)
+				py := roots[y.layer]
+				if p != ld.t.root {
+					py = p.verAt(y.layer)
+				}
 				if p != ld.t.root && (py == nil || py.flags&(verGone|verOrphan|verGhost) != 0) {
 					return fmt.Errorf("layer %d: directory %d of inode %d is not in the layer: %w", y.layer, p.ino, m.ino, ErrCorrupt)
 				}
+				y.above = py
 				m, y = p, py
 			}
 			for _, k := range trail {

@@ -70,6 +70,7 @@ type nodeVer struct {
 	// a rename changes them.
 	parent *Node
 	name   string
+	above  *nodeVer // parent's version in the same layer
 	// data is the version whose payload holds the content of a metadata-only
 	// copy; nil for the base.
 	data *nodeVer

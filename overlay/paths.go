@@ -137,12 +137,10 @@ func (t *Tree) layerDirFD(n *Node, x *nodeVer) (*fdEnt, error) {
 			break
 		}
 		chain = append(chain, y)
-		p := y.parent
-		py := p.verAt(y.layer)
-		if py == nil {
+		if y.above == nil {
 			return nil, fmt.Errorf("layer %d: directory of %q: %w", y.layer, y.name, ErrCorrupt)
 		}
-		m, y = p, py
+		m, y = y.parent, y.above
 	}
 	for _, y := range slices.Backward(chain) {
 		fd, err := t.fs.Open(cur.fd, y.name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
@@ -197,11 +195,10 @@ func (t *Tree) payloadAt(n *Node, x *nodeVer) (*fdEnt, string, error) {
 		e, err := t.layerRootFD(x)
 		return e, "", err
 	}
-	py := x.parent.verAt(x.layer)
-	if py == nil {
+	if x.above == nil {
 		return nil, "", fmt.Errorf("layer %d: directory of %q: %w", x.layer, x.name, ErrCorrupt)
 	}
-	e, err := t.layerDirFD(x.parent, py)
+	e, err := t.layerDirFD(x.parent, x.above)
 	return e, x.name, err
 }
 

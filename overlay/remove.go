@@ -295,11 +295,12 @@ func (t *Tree) goneName(n *Node, d dent) error {
 	x.flags &^= verCtime
 	if len(n.links) > 0 {
 		x.parent, x.name = n.links[0].dir, n.links[0].name
+		x.above = x.parent.verAt(x.layer)
 		t.logNode(n, x)
 		return nil
 	}
 	x.flags |= verGone | verOrphan
-	x.parent, x.name = nil, ""
+	x.parent, x.name, x.above = nil, "", nil
 	if n.refs.Load() == 0 {
 		t.fds.drop(x, nil)
 		n.ver = x.prev

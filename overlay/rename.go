@@ -284,7 +284,7 @@ func (t *Tree) noteDir(n *Node) {
 func (t *Tree) rename1(n *Node, from, to dent) {
 	x := n.ver
 	if x.parent == from.dir && x.name == from.name {
-		x.parent, x.name = to.dir, to.name
+		x.parent, x.name, x.above = to.dir, to.name, to.dir.verAt(x.layer)
 	}
 	if len(n.links) > 0 {
 		n.dropLink(from)

@@ -186,7 +186,7 @@ func (s *scan) adopt(dir *Node, fd int, name string, st *unix.Statx_t) (*Node, e
 			return n, nil
 		}
 	}
-	x := &nodeVer{layer: t.view.active, parent: dir, name: name, nlink: 1}
+	x := &nodeVer{layer: t.view.active, parent: dir, name: name, above: dir.verAt(t.view.active), nlink: 1}
 	n, err := s.origin(dir, fd, name, typ, x)
 	if err != nil {
 		return nil, err

@@ -44,8 +44,10 @@ type Tree struct {
 
 	stateFD, layersFD, scratchFD int
 
-	fds   *fdCache
-	watch *watcher
+	fds      *fdCache
+	noClone  sync.Map // devices (uint64) whose files cannot be cloned into a layer
+	uid, gid uint32   // of what this process makes
+	watch    *watcher
 
 	// admit is held shared by every operation and exclusively by a Barrier.
 	admit sync.RWMutex
@@ -220,6 +222,7 @@ func Open(cfg Config, stack Stack) (*Tree, error) {
 		byBase:  make(map[HostID]*Node),
 		hide:    make(map[HostID]bool),
 		nextIno: firstOwnIno,
+		uid:     uint32(unix.Geteuid()), gid: uint32(unix.Getegid()),
 	}
 	for _, id := range cfg.Hide {
 		t.hide[id] = true
