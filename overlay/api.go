@@ -82,6 +82,9 @@ type Was struct {
 	Mtime  Time
 	Ctime  Time
 	Btime  Time
+	// Seen is when the facts were read, by CLOCK_REALTIME_COARSE, which also
+	// stamps files: a change in the same tick may not show in Ctime.
+	Seen   Time
 	Target string   // of a symbolic link
 	Digest [32]byte // SHA-256 of the content that was copied up, when HasDigest
 	// HasDigest is false where content was not copied (a whiteout, a
@@ -109,10 +112,15 @@ type Entry struct {
 	// SameData: content is still the base's (metadata-only change, or a
 	// directory or link), so it need not be compared.
 	SameData bool
-	// Was is what the base had at Path when that was first changed or
+	// Covers is the path in the base whose entry Path takes the place of: Path
+	// itself, or another where a directory above was renamed. HasCovers is
+	// false where the base has no directory for it.
+	Covers    string
+	HasCovers bool
+	// Was is what the base had at Covers when that was first changed or
 	// hidden, nil if nothing is recorded (nothing was there).
 	Was *Was
-	// OriginWas is the same for Origin, where that differs from Path.
+	// OriginWas is the same for Origin, where that differs from Covers.
 	OriginWas *Was
 }
 

@@ -22,7 +22,7 @@ const digestVersion = "galley change set 1\n"
 //	          count, (name, value)…, digest
 //	facts   = count, fact…
 //	fact    = path, exists, dev, ino, mode, uid, gid, nlink, size, rdev,
-//	          mtime, ctime, btime, target, digest
+//	          mtime, ctime, btime, seen, target, digest
 //	digest  = 0 | 1, 32 bytes
 //	time    = seconds, nanoseconds
 //
@@ -125,6 +125,7 @@ func (e *encoder) fact(w *overlay.Was) {
 	e.time(w.Mtime)
 	e.time(w.Ctime)
 	e.time(w.Btime)
+	e.time(w.Seen)
 	e.str(w.Target)
 	e.sum(w.HasDigest, w.Digest)
 }

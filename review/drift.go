@@ -2,6 +2,7 @@ package review
 
 import (
 	"fmt"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -69,9 +70,9 @@ type Drift struct {
 //   - A directory has drifted when it is gone, is another inode, or changed its
 //     mode or owner; what is in it are facts of their own.
 //   - A file whose size, mtime, ctime, inode, mode and owner are as recorded has
-//     not drifted. Where a digest is known its content is compared all the
-//     same: a write in the same tick of the clock as the recording leaves the
-//     times as they were (git's racy timestamps).
+//     not drifted. If its ctime is so close to the moment of recording that a
+//     later write could carry the same time (git's racy timestamps), its
+//     content is compared, where a digest is known.
 //   - A file whose times or inode differ has not drifted if its mode and owner
 //     are the same and its content has the recorded digest: an editor that
 //     saved the same bytes, or a touch. Without a digest it has.
@@ -173,7 +174,7 @@ func compareFile(fs hostfs.FS, dirfd int, name string, st *unix.Statx_t, was *ov
 		return Drift{DriftContent, was.Path, fmt.Sprintf("its content changed on the host (%d bytes, was %d)", st.Size, was.Size)}
 	}
 	same := sameID && timeOf(st.Mtime) == was.Mtime && timeOf(st.Ctime) == was.Ctime
-	if same && !was.HasDigest {
+	if same && !(was.HasDigest && racy(was)) {
 		return Drift{}
 	}
 	if !was.HasDigest {
@@ -187,6 +188,20 @@ func compareFile(fs hostfs.FS, dirfd int, name string, st *unix.Statx_t, was *ov
 		return Drift{DriftContent, was.Path, "its content changed on the host"}
 	}
 	return Drift{}
+}
+
+// racy reports whether a write after the facts were read could have left the
+// times as they were: they were read within the same tick of the clock that
+// stamps files, which is at most 10 ms long, or, on a file system that keeps
+// whole seconds (two on some), within two seconds.
+func racy(was *overlay.Was) bool {
+	slack := 10 * time.Millisecond
+	if was.Ctime.Nsec == 0 && was.Mtime.Nsec == 0 {
+		slack = 2 * time.Second
+	}
+	changed := time.Unix(was.Ctime.Sec, int64(was.Ctime.Nsec))
+	seen := time.Unix(was.Seen.Sec, int64(was.Seen.Nsec))
+	return !changed.Add(slack).Before(seen)
 }
 
 func timeOf(ts unix.StatxTimestamp) overlay.Time { return overlay.Time{Sec: ts.Sec, Nsec: ts.Nsec} }

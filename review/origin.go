@@ -11,6 +11,7 @@ import (
 // layout is where everything of the base went: the entries of a delta by path,
 // and which of them are renames.
 type layout struct {
+	view    View
 	base    hostDir
 	entries map[string]*overlay.Entry
 	order   []*overlay.Entry
@@ -33,7 +34,7 @@ type layout struct {
 //     so it is answered by starting from all claims and dropping those that
 //     fail until none does; a swap of two files stays two renames.
 func newLayout(v View, base hostDir) (*layout, error) {
-	l := &layout{base: base, entries: map[string]*overlay.Entry{},
+	l := &layout{view: v, base: base, entries: map[string]*overlay.Entry{},
 		renamed: map[*overlay.Entry]bool{}, movedFrom: map[string]*overlay.Entry{}}
 	err := v.Delta(func(e overlay.Entry) error {
 		l.entries[e.Path] = &e
@@ -158,22 +159,27 @@ func (l *layout) merges(dir string) bool {
 }
 
 // facts finds what the base had at a path when the session first changed or
-// hid it, nil for nothing. Where nothing is recorded and the path is hidden by
-// an opaque directory, what the base has now is the best that is known.
+// hid it, nil for nothing. Every entry of the base that the session hid was
+// recorded; what was not is looked up now where it must have been there, since
+// e came from it or hides it.
 func (l *layout) facts(e *overlay.Entry, path string) (*overlay.Was, error) {
-	for _, w := range []*overlay.Was{e.Was, e.OriginWas} {
-		if w != nil && w.Path == path {
-			if !w.Exists {
-				return nil, nil
-			}
-			return w, nil
-		}
+	if was, ok := l.recorded(path); ok {
+		return was, nil
 	}
-	known := e.Path != "" && l.merges(parentOf(e.Path)) && !e.Whiteout && !(e.HasOrigin && e.Origin == path)
-	if known {
-		return nil, nil
+	if e.Whiteout || e.HasOrigin && e.Origin == path {
+		return l.base.factsNow(path)
 	}
-	return l.base.factsNow(path)
+	return nil, nil
+}
+
+// recorded finds the facts of a path: nil if nothing was there, false if
+// nothing is known.
+func (l *layout) recorded(path string) (*overlay.Was, bool) {
+	w, ok := l.view.WasAt(path)
+	if !ok || !w.Exists {
+		return nil, ok
+	}
+	return &w, true
 }
 
 // typeBits is the S_IFMT part of a mode.

@@ -203,6 +203,28 @@ func chunksOf(c *Content) (chunks, error) {
 	return out, nil
 }
 
+// contentSimilarity is how alike two files are, in percent: 100 only for the
+// same content. Of files above maxSimilarSize it is an upper bound by their
+// sizes, so that memory stays bounded.
+func contentSimilarity(a, b *Content) (int, error) {
+	small, large := min(a.Size, b.Size), max(a.Size, b.Size)
+	if large == 0 {
+		return 100, nil
+	}
+	if large > maxSimilarSize {
+		return min(99, int(small/(large/100))), nil
+	}
+	ca, err := chunksOf(a)
+	if err != nil {
+		return 0, err
+	}
+	cb, err := chunksOf(b)
+	if err != nil {
+		return 0, err
+	}
+	return similarity(ca, cb, large), nil
+}
+
 // similarity is the share of the larger file, in percent below 100, that lies
 // in lines both have.
 func similarity(a, b chunks, large int64) int {

@@ -49,7 +49,9 @@ func computeTree(ctx context.Context, t *tree, opts Options) (changes []Change, 
 	d.linkNames()
 	for i := range d.changes {
 		c := &d.changes[i]
-		c.Drift = d.drift(c)
+		if c.Drift.Kind == DriftNone {
+			c.Drift = d.drift(c)
+		}
 		c.Flags = flagsOf(c)
 	}
 	return d.changes, d.idle, nil
@@ -157,6 +159,11 @@ func (d *differ) renamed(e *overlay.Entry, under string, hasUnder bool) error {
 	if _, err := d.compare(e, was, &c); err != nil {
 		return err
 	}
+	if c.New.IsRegular() && c.Old.IsRegular() {
+		if c.Similarity = 100; c.Parts&PartContent != 0 {
+			c.Similarity = d.similarityTo(e, was.Path)
+		}
+	}
 	c.Facts = []overlay.Was{*was}
 	replaced, err := d.layout.replaced(e)
 	if err != nil {
@@ -170,6 +177,26 @@ func (d *differ) renamed(e *overlay.Entry, under string, hasUnder bool) error {
 		return d.deleted(replaced, e.Path)
 	}
 	return nil
+}
+
+// similarityTo compares a renamed file with what it was; 0 where that cannot be
+// read, which is for drift to tell.
+func (d *differ) similarityTo(e *overlay.Entry, path string) int {
+	old, err := d.tree.base.open(path)
+	if err != nil {
+		return 0
+	}
+	defer old.Close()
+	now, err := d.tree.view.Open(e.Path)
+	if err != nil {
+		return 0
+	}
+	defer now.Close()
+	score, err := contentSimilarity(old, now)
+	if err != nil {
+		return 0
+	}
+	return score
 }
 
 // changed handles a node where the base has one that did not move away.
@@ -190,7 +217,9 @@ func (d *differ) changed(e *overlay.Entry, was *overlay.Was) error {
 		c.Kind = MetaOnly
 	}
 	c.Facts = []overlay.Was{*was}
+	index := -1
 	if differs {
+		index = len(d.changes)
 		d.add(c, e)
 	} else if e.Attr.Nlink > 1 && !newDir {
 		d.leader[e.Attr.Ino] = e.Path
@@ -198,33 +227,31 @@ func (d *differ) changed(e *overlay.Entry, was *overlay.Was) error {
 		d.idle = append(d.idle, e.Path)
 	}
 	if oldDir && !(newDir && d.layout.merges(e.Path)) {
-		return d.hidden(was.Path, e)
+		if newDir {
+			index = -1 // the host's entries can stay
+		}
+		return d.hidden(was.Path, e.Path, index, func(name string) bool {
+			return newDir && d.layout.entries[join(e.Path, name)] != nil
+		})
 	}
 	return nil
 }
 
 // deleted adds the deletion of a node of the base, and of everything below it
-// that did not move away. at is the path in the view of the entry that hides it.
+// that the session hid and that did not move away. at is the path in the view
+// of the entry that hides it.
 func (d *differ) deleted(was *overlay.Was, at string) error {
 	old, err := d.oldMeta(was)
 	if err != nil {
 		return err
 	}
+	index := len(d.changes)
 	d.changes = append(d.changes, Change{Tree: d.tree.name, Kind: Deleted, Path: was.Path, Origin: was.Path,
 		At: at, Old: old, Facts: []overlay.Was{*was}})
 	if !old.IsDir() {
 		return nil
 	}
-	return d.children(was.Path, func(path string) error {
-		if d.layout.movedFrom[path] != nil {
-			return nil
-		}
-		facts, err := d.layout.base.factsNow(path)
-		if err != nil || facts == nil {
-			return wrapBase(path, err)
-		}
-		return d.deleted(facts, at)
-	})
+	return d.hidden(was.Path, at, index, func(string) bool { return false })
 }
 
 // goneNow reports whether the host deleted, by itself, what the session did.
@@ -234,30 +261,31 @@ func (d *differ) goneNow(was *overlay.Was) bool {
 	return absent && err == nil
 }
 
-// hidden adds the deletions of what the base has in a directory that e does
-// not merge with, but for what the view has in its place.
-func (d *differ) hidden(dir string, e *overlay.Entry) error {
-	return d.children(dir, func(path string) error {
-		if d.layout.movedFrom[path] != nil {
+// hidden adds the deletions of what the base has in a directory that the view
+// does not show, but for what moved away and what ours says is another entry's
+// affair. What the session never saw there, the host made later: it is no
+// deletion, but drift of the change of the given index, if that is not negative.
+func (d *differ) hidden(dir, at string, index int, ours func(name string) bool) error {
+	return d.children(dir, func(name string) error {
+		path := join(dir, name)
+		if d.layout.movedFrom[path] != nil || ours(name) {
 			return nil
 		}
-		if e.Attr.IsDir() {
-			if d.layout.entries[join(e.Path, baseName(path))] != nil {
-				return nil // that entry's own affair
-			}
+		was, ok := d.layout.recorded(path)
+		if ok && was != nil {
+			return d.deleted(was, at)
 		}
-		facts, err := d.layout.base.factsNow(path)
-		if err != nil || facts == nil {
-			return wrapBase(path, err)
+		if index >= 0 && d.changes[index].Drift.Kind == DriftNone {
+			d.changes[index].Drift = Drift{DriftEntries, path, "it was created on the host in a directory that the session removed"}
 		}
-		return d.deleted(facts, e.Path)
+		return nil
 	})
 }
 
-// children calls fn for the paths of everything in a directory of the base. No
+// children calls fn for the names of everything in a directory of the base. No
 // descriptor is kept while fn runs, however deep the tree. A directory that is
 // gone has none.
-func (d *differ) children(dir string, fn func(path string) error) error {
+func (d *differ) children(dir string, fn func(name string) error) error {
 	base := d.tree.base
 	fd, err := hostfs.OpenDeep(base.fs, base.fd, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	switch err {
@@ -277,7 +305,7 @@ func (d *differ) children(dir string, fn func(path string) error) error {
 		if err := d.ctx.Err(); err != nil {
 			return context.Cause(d.ctx)
 		}
-		if err := fn(join(dir, name)); err != nil {
+		if err := fn(name); err != nil {
 			return err
 		}
 	}

@@ -16,6 +16,9 @@ import (
 type View interface {
 	// Delta calls fn for every difference from the base, parents first.
 	Delta(fn func(overlay.Entry) error) error
+	// WasAt is what is recorded of a path of the base, also of what lay below
+	// a directory that was removed whole.
+	WasAt(basePath string) (overlay.Was, bool)
 	// Open gives the content of a regular file.
 	Open(path string) (*Content, error)
 	Readlink(path string) (string, error)
@@ -69,6 +72,8 @@ func FaceView(f *overlay.Face) View { return faceView{f} }
 type faceView struct{ f *overlay.Face }
 
 func (v faceView) Delta(fn func(overlay.Entry) error) error { return v.f.Delta(fn) }
+
+func (v faceView) WasAt(basePath string) (overlay.Was, bool) { return v.f.WasAt(basePath) }
 
 func (v faceView) Open(path string) (*Content, error) {
 	n, a, err := v.f.Walk(path)

@@ -223,7 +223,7 @@ func (l *Live) flatten(r retirement, built overlay.LayerID) error {
 		now := overlay.Stack{Sealed: m.Trees[i].Stack.Sealed}
 		drop, err := r.drop(t, now)
 		if err == nil {
-			err = t.Flatten(now, built, drop)
+			err = t.Flatten(now, built, overlay.Keep{Drop: drop})
 		}
 		if err != nil {
 			return fmt.Errorf("tree %q: flatten: %w", t.Name(), err)

@@ -133,6 +133,11 @@ func (osFS) Rename(olddir int, oldname string, newdir int, newname string, flags
 
 func (osFS) Chmod(dirfd int, name string, mode uint32) error {
 	if name == "" {
+		err := retry(func() error { return unix.Fchmod(dirfd, mode) })
+		if err != unix.EBADF {
+			return err
+		}
+		// An O_PATH descriptor.
 		return retry(func() error { return unix.Chmod(ProcPath(dirfd, ""), mode) })
 	}
 	// fchmodat has no flag before Linux 6.6: pin the file and refuse a link.
@@ -161,8 +166,18 @@ func (osFS) Chown(dirfd int, name string, uid, gid int) error {
 
 func (osFS) Utimes(dirfd int, name string, ts *[2]unix.Timespec) error {
 	if name == "" {
-		// AT_EMPTY_PATH is newer than 6.1 for utimensat; the descriptor's
-		// own link in /proc is not.
+		// A null path means the descriptor itself (utimensat(2)), unless it
+		// is an O_PATH one; AT_EMPTY_PATH is newer than 6.1 for this call.
+		err := retry(func() error {
+			_, _, e := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(dirfd), 0, uintptr(unsafe.Pointer(ts)), 0, 0, 0)
+			if e != 0 {
+				return e
+			}
+			return nil
+		})
+		if err != unix.EBADF {
+			return err
+		}
 		return retry(func() error { return unix.UtimesNanoAt(unix.AT_FDCWD, ProcPath(dirfd, ""), ts[:], 0) })
 	}
 	return retry(func() error { return unix.UtimesNanoAt(dirfd, name, ts[:], unix.AT_SYMLINK_NOFOLLOW) })

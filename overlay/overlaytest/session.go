@@ -275,7 +275,7 @@ func (s *Session) flatten() error {
 	}
 	to := s.next
 	s.next++
-	if err := s.Tree.Flatten(overlay.Stack{Sealed: s.stack.Sealed}, to, nil); err != nil {
+	if err := s.Tree.Flatten(overlay.Stack{Sealed: s.stack.Sealed}, to, overlay.Keep{}); err != nil {
 		return fmt.Errorf("flatten: %w", err)
 	}
 	merged := overlay.Stack{Sealed: []overlay.Range{{From: to, To: to}}}

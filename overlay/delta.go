@@ -1,0 +1,172 @@
+package overlay
+
+import (
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// Delta calls fn for every point in which the face's view differs from the
+// base, directories before what is in them and siblings in the order of their
+// bytes. It takes time in the number of changes. The view should be one of
+// sealed layers; of a live one Delta shows a moving picture.
+//
+// An entry may turn out to be no change at all: content that was written anew
+// with the same bytes, for one. That is for the caller to compare.
+func (f *Face) Delta(fn func(Entry) error) error {
+	t := f.t
+	t.admit.RLock()
+	defer t.admit.RUnlock()
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	v := f.view()
+	if err := t.deltaRoot(v, fn); err != nil {
+		return err
+	}
+	// An explicit stack: a tree may be deeper than a program's stack is
+	// reasonably large.
+	type frame struct {
+		dir   *Node
+		path  string
+		names []string
+	}
+	stack := []frame{{t.root, "", t.changedNames(t.root, v)}}
+	for len(stack) > 0 {
+		top := &stack[len(stack)-1]
+		if len(top.names) == 0 {
+			stack = stack[:len(stack)-1]
+			continue
+		}
+		name := top.names[0]
+		top.names = top.names[1:]
+		dir, path := top.dir, join(top.path, name)
+		n, err := t.deltaEntry(v, dir, name, path, fn)
+		if err != nil {
+			return err
+		}
+		if n != nil && n.isDir() {
+			stack = append(stack, frame{n, path, t.changedNames(n, v)})
+		}
+	}
+	return nil
+}
+
+func (t *Tree) changedNames(n *Node, v *view) []string {
+	var names []string
+	for name := range n.ents {
+		if n.entryIn(v, name) != nil {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// deltaRoot reports a root whose own attributes changed.
+func (t *Tree) deltaRoot(v *view, fn func(Entry) error) error {
+	x := t.root.verIn(v)
+	changed := false
+	for y := t.root.ver; y != nil; y = y.prev {
+		if v.has(y.layer) && y.flags&verImplicit == 0 {
+			changed = true
+		}
+	}
+	if x == nil || !changed || !t.root.hasBase {
+		return nil
+	}
+	a, err := t.attrIn(t.root, v)
+	if err != nil {
+		return err
+	}
+	return fn(Entry{Attr: a, HasOrigin: true, SameData: true, Was: t.wasIn(v, "")})
+}
+
+// deltaEntry reports one name and returns the node to go into, if any.
+func (t *Tree) deltaEntry(v *view, dir *Node, name, path string, fn func(Entry) error) (*Node, error) {
+	e := dir.entryIn(v, name)
+	e2 := Entry{Path: path}
+	at := ""
+	if dir.born(v) {
+		at = join(dir.basePath(), name)
+		e2.Was = t.wasIn(v, at)
+		e2.Covers, e2.HasCovers = at, true
+	}
+	if e.node == nil {
+		// A whiteout may hide what only a lower layer had.
+		if !dir.born(v) || e2.Was == nil && !t.inBase(dir, name) {
+			return nil, nil
+		}
+		e2.Whiteout = true
+		return nil, fn(e2)
+	}
+	n := e.node
+	if t.hidden(v, n) {
+		return nil, nil
+	}
+	a, err := t.attrIn(n, v)
+	if err != nil {
+		return nil, fmt.Errorf("%q: %w", path, err)
+	}
+	e2.Attr = a
+	if n.born(v) {
+		e2.HasOrigin, e2.Origin = true, n.basePath()
+		if e2.Origin != at {
+			e2.OriginWas = t.wasIn(v, e2.Origin)
+		}
+	}
+	e2.SameData = t.sameData(n, v)
+	if n.isDir() {
+		e2.Implicit = t.implicit(n, v)
+		e2.Opaque = !n.born(v) && dir.born(v)
+	}
+	return n, fn(e2)
+}
+
+// implicit reports whether nothing about a directory of the base itself was
+// changed in any layer of v: not its attributes, nor its place.
+func (t *Tree) implicit(n *Node, v *view) bool {
+	if !n.born(v) {
+		return false
+	}
+	for x := n.ver; x != nil; x = x.prev {
+		if v.has(x.layer) && x.flags&verImplicit == 0 {
+			return false
+		}
+	}
+	p, name := n.placeIn(v)
+	return p == n.bparent && name == n.bname
+}
+
+// sameData reports whether what n contains is still the base's.
+func (t *Tree) sameData(n *Node, v *view) bool {
+	if !n.born(v) {
+		return false
+	}
+	if n.typ != unix.S_IFREG {
+		return true
+	}
+	return dataVer(contentVer(n, v)) == nil
+}
+
+func (t *Tree) inBase(dir *Node, name string) bool {
+	fd, err := t.baseDirFD(dir)
+	if err != nil {
+		return false
+	}
+	defer t.fds.done(fd)
+	var st unix.Statx_t
+	return t.fs.Stat(fd.fd, name, &st) == nil
+}
+
+// WasAt is what the face's view has recorded of the base at a path of the base:
+// also of what lay below a directory that was removed whole.
+func (f *Face) WasAt(basePath string) (Was, bool) {
+	f.t.mu.RLock()
+	defer f.t.mu.RUnlock()
+	w := f.t.wasIn(f.view(), basePath)
+	if w == nil {
+		return Was{}, false
+	}
+	return *w, true
+}

@@ -1,0 +1,470 @@
+package overlay
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/overlay/hostfs"
+)
+
+// maxRecord bounds what is read into memory of one record or index.
+const maxRecord = 4 << 30
+
+// loader builds the index from records.
+type loader struct {
+	t     *Tree
+	byIno map[uint64]*Node
+	layer LayerID
+	max   uint64 // highest own inode number met
+	born  map[*Node]string
+	end   struct {
+		seen   bool
+		active LayerID
+		size   int64
+	}
+}
+
+// load reads the index and the records it does not cover. It reports whether
+// the active layer was closed cleanly.
+func (t *Tree) load() (clean bool, err error) {
+	ld := &loader{t: t, byIno: map[uint64]*Node{}, born: map[*Node]string{}}
+	ld.byIno[t.root.ino] = t.root
+	from, err := ld.index()
+	if err != nil {
+		return false, err
+	}
+	size := int64(0)
+	for _, l := range t.recordsFrom(from) {
+		if size, err = ld.record(l); err != nil {
+			return false, err
+		}
+	}
+	if err := ld.finish(); err != nil {
+		return false, err
+	}
+	var st unix.Statx_t
+	dirty := t.fs.Stat(t.stateFD, dirtyMark, &st) == nil
+	clean = !dirty && (ld.end.seen && ld.end.active == t.view.active && ld.end.size == size)
+	return clean, nil
+}
+
+// recordsFrom lists the layers of the view, from the given one up.
+func (t *Tree) recordsFrom(from LayerID) (out []LayerID) {
+	for _, r := range t.view.sealed {
+		for l := max(r.From, from); l <= r.To && l >= r.From; l++ {
+			out = append(out, l)
+		}
+	}
+	if a := t.view.active; a != 0 {
+		out = append(out, a)
+	}
+	return out
+}
+
+// index reads the index, if there is a whole one, and returns the lowest layer
+// that it does not fully cover.
+func (ld *loader) index() (LayerID, error) {
+	t := ld.t
+	b, err := hostfs.ReadFile(t.fs, t.stateFD, indexName, maxRecord)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read index: %w", err)
+	}
+	// The index is a cache: one that is damaged or was made by another
+	// version is left aside, and everything is read from the records.
+	probe := &loader{t: &Tree{}, byIno: map[uint64]*Node{}, born: map[*Node]string{}}
+	if n, err := readFrames(b, probe.peek); err != nil || n != len(b) || !probe.end.seen {
+		return 0, nil
+	}
+	if _, err := readFrames(b, ld.frame); err != nil {
+		return 0, fmt.Errorf("index: %w", err)
+	}
+	return ld.end.active, nil
+}
+
+// peek only looks for the version and the end mark.
+func (ld *loader) peek(k frameKind, d *decoder) error {
+	switch k {
+	case frameHeader:
+		if v := d.uint(); v != recordVersion {
+			return ErrFormat
+		}
+	case frameEnd:
+		ld.end.seen, ld.end.active, ld.end.size = true, LayerID(d.uint32()), d.int()
+	}
+	d.b = nil
+	return nil
+}
+
+// record reads the record of one layer and returns the length of what was
+// good. A torn tail of the active layer's record is cut off.
+func (ld *loader) record(l LayerID) (int64, error) {
+	t := ld.t
+	fd, err := t.openLayerFile(l, ".", unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return 0, fmt.Errorf("layer %d: %w", l, err)
+	}
+	defer t.fs.Close(fd)
+	b, err := hostfs.ReadFile(t.fs, fd, "record", maxRecord)
+	if err != nil {
+		return 0, fmt.Errorf("layer %d: read record: %w", l, err)
+	}
+	ld.layer = 0
+	n, err := readFrames(b, ld.frame)
+	if err != nil {
+		return 0, fmt.Errorf("layer %d: record: %w", l, err)
+	}
+	if ld.layer != l && l != t.view.active {
+		return 0, fmt.Errorf("layer %d: record: header names layer %d: %w", l, ld.layer, ErrCorrupt)
+	}
+	if n == len(b) && ld.layer == l || l != t.view.active || t.cfg.ReadOnly {
+		return int64(n), nil
+	}
+	return ld.cut(l, n)
+}
+
+// cut removes a torn tail; a record without even a header gets a new one.
+func (ld *loader) cut(l LayerID, n int) (int64, error) {
+	t := ld.t
+	fd, err := t.openLayerFile(l, "record", unix.O_RDWR)
+	if err != nil {
+		return 0, fmt.Errorf("layer %d: record: %w", l, err)
+	}
+	defer t.fs.Close(fd)
+	if err := t.fs.Truncate(fd, int64(n)); err != nil {
+		return 0, fmt.Errorf("layer %d: cut torn record: %w", l, err)
+	}
+	if ld.layer == l {
+		return int64(n), nil
+	}
+	prefix, err := probePrefix(t.fs, t.stateFD)
+	if err != nil {
+		return 0, fmt.Errorf("layer %d: %w", l, err)
+	}
+	var enc encoder
+	enc.header(l, prefix)
+	if err := hostfs.WriteFull(t.fs, fd, enc.b, 0); err != nil {
+		return 0, fmt.Errorf("layer %d: record: %w", l, err)
+	}
+	return int64(len(enc.b)), nil
+}
+
+func (ld *loader) frame(k frameKind, d *decoder) error {
+	switch k {
+	case frameHeader:
+		if v := d.uint(); v != recordVersion {
+			return fmt.Errorf("version %d, this program knows %d: %w", v, recordVersion, ErrFormat)
+		}
+		ld.layer = LayerID(d.uint32())
+		if p := d.str(); ld.t.prefix == "" {
+			ld.t.prefix = p
+		}
+		return nil
+	case frameLayer:
+		ld.layer = LayerID(d.uint32())
+		return nil
+	case frameEnd:
+		ld.end.seen, ld.end.active, ld.end.size = true, LayerID(d.uint32()), d.int()
+		return nil
+	}
+	if ld.layer == 0 && k != frameDevice && k != frameInode {
+		return fmt.Errorf("kind %q before any layer: %w", k, ErrCorrupt)
+	}
+	switch k {
+	case frameNode:
+		return ld.node(d.node(), d)
+	case frameEntry:
+		dir, name, child := d.uint(), d.str(), d.uint()
+		return ld.entry(dir, name, child, d)
+	case frameDropped:
+		dir, name := d.uint(), d.str()
+		if n := ld.byIno[dir]; n != nil {
+			n.dropEntry(ld.layer, name)
+		}
+	case frameGone:
+		ino, entirely := d.uint(), d.bool()
+		ld.gone(ino, entirely)
+	case frameWas:
+		ld.t.putWas(ld.layer, d.was())
+	case frameDevice:
+		dev, n := d.uint(), d.uint32()
+		ld.t.devices[dev] = n
+	case frameInode:
+		ld.max = max(ld.max, d.uint())
+	default:
+		return fmt.Errorf("kind %q is not known: %w", k, ErrCorrupt)
+	}
+	return nil
+}
+
+// get returns the node of that number, making it when it is first met.
+func (ld *loader) get(ino uint64, typ uint32) (*Node, error) {
+	n := ld.byIno[ino]
+	if n == nil {
+		n = &Node{id: ld.t.nextID.Add(1), ino: ino, typ: typ}
+		ld.byIno[ino] = n
+		ld.t.all[n] = struct{}{}
+		if ino >= firstOwnIno && ino < 2*firstOwnIno {
+			ld.max = max(ld.max, ino)
+		}
+	}
+	if n.typ == 0 {
+		n.typ = typ
+	}
+	if typ != 0 && n.typ != typ {
+		return nil, fmt.Errorf("inode %d is of type %o and of type %o: %w", ino, n.typ, typ, ErrCorrupt)
+	}
+	return n, nil
+}
+
+func (ld *loader) node(f *nodeFrame, d *decoder) error {
+	if d.bad {
+		return nil // reported by the reader of frames
+	}
+	n, err := ld.get(f.ino, f.typ)
+	if err != nil {
+		return err
+	}
+	x := n.putVer(ld.layer)
+	x.flags, x.nlink, x.lower, x.ctime = f.flags, f.nlink, f.lower, f.ctime
+	x.parent, x.name = nil, f.name
+	if n != ld.t.root && f.flags&(verOrphan|verGhost) == 0 {
+		if !validName(f.name) {
+			return fmt.Errorf("name %q of inode %d: %w", f.name, f.ino, ErrCorrupt)
+		}
+		if x.parent, err = ld.get(f.parent, unix.S_IFDIR); err != nil {
+			return err
+		}
+	}
+	x.data = nil
+	if f.flags&verMeta != 0 && f.hasData {
+		if x.data = n.verAt(f.data); x.data == nil || f.data >= ld.layer {
+			return fmt.Errorf("inode %d: content in layer %d is not recorded: %w", f.ino, f.data, ErrCorrupt)
+		}
+	}
+	if f.born && n != ld.t.root {
+		n.hasBase, n.bid, n.btime, n.bornIn = true, f.id, f.btime, f.bornIn
+		ld.born[n] = f.base
+	}
+	return nil
+}
+
+func (ld *loader) entry(dir uint64, name string, child uint64, d *decoder) error {
+	if d.bad {
+		return nil
+	}
+	if !validName(name) {
+		return fmt.Errorf("entry %q: not a name: %w", name, ErrCorrupt)
+	}
+	p, err := ld.get(dir, unix.S_IFDIR)
+	if err != nil {
+		return err
+	}
+	var c *Node
+	if child != 0 {
+		if c, err = ld.get(child, 0); err != nil {
+			return err
+		}
+		if c == ld.t.root || c == p {
+			return fmt.Errorf("entry %q: inode %d inside itself: %w", name, child, ErrCorrupt)
+		}
+	}
+	p.putEntry(ld.layer, name, c)
+	return nil
+}
+
+func (ld *loader) gone(ino uint64, entirely bool) {
+	n := ld.byIno[ino]
+	if n == nil {
+		return
+	}
+	n.dropVer(ld.layer)
+	if entirely {
+		x := n.putVer(ld.layer)
+		x.flags = verGone | verGhost
+	}
+}
+
+// finish gives every node its place in the base and its names, and checks that
+// the directories form a tree.
+func (ld *loader) finish() error {
+	t := ld.t
+	for n := range t.all {
+		if n.typ == 0 {
+			return fmt.Errorf("inode %d is named but not described: %w", n.ino, ErrCorrupt)
+		}
+	}
+	dirs := map[string]*Node{"": t.root}
+	for n, p := range ld.born {
+		if n.isDir() {
+			dirs[p] = n
+		}
+	}
+	for n, p := range ld.born {
+		if err := ld.place(n, p, dirs); err != nil {
+			return err
+		}
+		if x := n.verIn(t.view); x == nil || x.flags&verGone == 0 {
+			t.byBase[n.bid] = n
+		}
+	}
+	if ld.max >= t.nextIno {
+		t.nextIno = ld.max + 1
+	}
+	if err := ld.acyclic(); err != nil {
+		return err
+	}
+	t.findLinks()
+	return nil
+}
+
+// place sets where in the base n is; directories above it that no layer knows
+// get nodes of their own.
+func (ld *loader) place(n *Node, path string, dirs map[string]*Node) error {
+	for {
+		dir, name := "", path
+		if i := strings.LastIndexByte(path, '/'); i >= 0 {
+			dir, name = path[:i], path[i+1:]
+		}
+		if !validName(name) {
+			return fmt.Errorf("inode %d: base path %q: %w", n.ino, path, ErrCorrupt)
+		}
+		n.bname = name
+		if p := dirs[dir]; p != nil {
+			n.bparent = p
+			return nil
+		}
+		p := &Node{id: ld.t.nextID.Add(1), typ: unix.S_IFDIR, hasBase: true}
+		p.refs.Store(1) // for good: nothing counts the references of loaded nodes
+		dirs[dir] = p
+		n.bparent = p
+		if err := ld.identify(p, dir); err != nil {
+			return err
+		}
+		n, path = p, dir
+	}
+}
+
+// identify fills in what the base says of a directory that no record names.
+func (ld *loader) identify(p *Node, path string) error {
+	t := ld.t
+	if t.base == nil {
+		return fmt.Errorf("base path %q, but there is no base: %w", path, ErrCorrupt)
+	}
+	fd, err := hostfs.OpenDeep(t.fs, t.base.fd, path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if err != nil {
+		// Gone on the host: drift, which the operations on it will tell.
+		p.ino = t.nextIno
+		t.nextIno++
+		return nil
+	}
+	defer t.fs.Close(fd)
+	var st unix.Statx_t
+	if err := t.fs.Stat(fd, "", &st); err != nil {
+		return fmt.Errorf("base path %q: %w", path, err)
+	}
+	p.bid, p.btime = hostID(&st), timeOf(st.Btime)
+	p.ino = t.baseIno(p.bid)
+	if t.byBase[p.bid] == nil {
+		t.byBase[p.bid] = p
+	}
+	return nil
+}
+
+// acyclic checks, for every layer, that each directory version leads to the
+// root, so that no path is endless.
+func (ld *loader) acyclic() error {
+	type key struct {
+		n *Node
+		l LayerID
+	}
+	good := map[key]bool{}
+	roots := map[LayerID]*nodeVer{}
+	for y := ld.t.root.ver; y != nil; y = y.prev {
+		roots[y.layer] = y
+	}
+	for n := range ld.t.all {
+		for x := n.ver; x != nil; x = x.prev {
+			if x.flags&(verGone|verOrphan|verGhost) != 0 {
+				continue
+			}
+			var trail []key
+			for m, y := n, x; m != ld.t.root; {
+				k := key{m, y.layer}
+				if good[k] {
+					break
+				}
+				if len(trail) > len(ld.t.all) {
+					return fmt.Errorf("layer %d: inode %d lies inside itself: %w", y.layer, n.ino, ErrCorrupt)
+				}
+				trail = append(trail, k)
+				p := y.parent
+				if p == nil {
+					return fmt.Errorf("layer %d: inode %d has no place: %w", y.layer, m.ino, ErrCorrupt)
+				}
+				py := roots[y.layer]
+				if p != ld.t.root {
+					py = p.verAt(y.layer)
+				}
+				if p != ld.t.root && (py == nil || py.flags&(verGone|verOrphan|verGhost) != 0) {
+					return fmt.Errorf("layer %d: directory %d of inode %d is not in the layer: %w", y.layer, p.ino, m.ino, ErrCorrupt)
+				}
+				y.above = py
+				m, y = p, py
+			}
+			for _, k := range trail {
+				good[k] = true
+			}
+		}
+	}
+	return nil
+}
+
+// findLinks collects the names of the nodes that have more than one.
+func (t *Tree) findLinks() {
+	for n := range t.all {
+		n.links = nil
+	}
+	for dir := range t.all {
+		for name := range dir.ents {
+			e := dir.entryIn(t.view, name)
+			if e == nil || e.node == nil || e.node.isDir() {
+				continue
+			}
+			if x := e.node.verIn(t.view); x != nil && x.nlink > 1 {
+				e.node.addLink(dent{dir, name})
+			}
+		}
+	}
+}
+
+// validName reports whether s is one component that the kernel could have
+// sent: not empty, not "." or "..", no slash, no NUL, at most 255 bytes.
+func validName(s string) bool {
+	return s != "" && s != "." && s != ".." && len(s) <= maxNameLen && strings.IndexByte(s, '/') < 0 && strings.IndexByte(s, 0) < 0
+}
+
+func (t *Tree) putWas(l LayerID, w *Was) {
+	head := t.was[w.Path]
+	if head != nil && head.layer == l {
+		head.was = w
+		return
+	}
+	t.was[w.Path] = &wasVer{layer: l, was: w, prev: head}
+}
+
+func (t *Tree) wasIn(v *view, path string) *Was {
+	var out *Was
+	for w := t.was[path]; w != nil; w = w.prev {
+		if v.has(w.layer) {
+			out = w.was // the oldest one visible counts
+		}
+	}
+	return out
+}

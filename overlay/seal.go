@@ -1,0 +1,163 @@
+package overlay
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// Prepare makes the directories of layer next ahead of a seal, so that the
+// seal itself makes none.
+func (t *Tree) Prepare(next LayerID) error {
+	if t.cfg.ReadOnly {
+		return unix.EROFS
+	}
+	return makeLayer(t.fs, t.layersFD, next, t.prefix)
+}
+
+// Barrier holds up all operations of some trees: one cut through all of them.
+// Between Quiesce and Release no operation of their faces runs, so it should
+// be short.
+type Barrier struct {
+	trees  []*Tree
+	events [][]Event
+}
+
+// Quiesce stops the admission of operations and waits for those under way.
+// Trees are always to be named in the same order.
+func Quiesce(trees ...*Tree) *Barrier {
+	for _, t := range trees {
+		t.admit.Lock()
+	}
+	return &Barrier{trees: trees, events: make([][]Event, len(trees))}
+}
+
+// Release admits operations again, and has the faces told what a switch made
+// untrue.
+func (b *Barrier) Release() {
+	for _, t := range b.trees {
+		t.admit.Unlock()
+	}
+	for i, t := range b.trees {
+		t.emit(nil, b.events[i])
+	}
+	b.trees = nil
+}
+
+// Seal makes the active layer of every tree immutable and next, which must
+// have been prepared, the active one. What the views show does not change.
+// Either all trees are cut or, with an error, none.
+func (b *Barrier) Seal(next LayerID) error {
+	var opened []*recordWriter
+	for _, t := range b.trees {
+		if err := t.rec.flush(); err != nil {
+			closeAll(opened)
+			return fmt.Errorf("tree %q: seal: %w", t.cfg.Name, err)
+		}
+		rec, err := t.openRecord(next)
+		if err != nil {
+			closeAll(opened)
+			return fmt.Errorf("tree %q: seal: %w", t.cfg.Name, err)
+		}
+		opened = append(opened, rec)
+	}
+	for i, t := range b.trees {
+		if err := t.cut(opened[i], next); err != nil {
+			return fmt.Errorf("tree %q: seal: %w", t.cfg.Name, err)
+		}
+	}
+	return nil
+}
+
+func closeAll(recs []*recordWriter) {
+	for _, r := range recs {
+		_ = r.close()
+	}
+}
+
+// cut is the seal of one tree.
+//
+// Preconditions: admit is held exclusively.
+func (t *Tree) cut(rec *recordWriter, next LayerID) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	oldRec, oldView := t.rec, t.view
+	t.rec = rec
+	t.setView(t.view.sealedWith(next))
+	if err := t.startRoot(next); err != nil {
+		t.rec = oldRec
+		t.setView(oldView)
+		_ = rec.close()
+		return err
+	}
+	t.dirty = false
+	if err := t.flushRecord(); err != nil {
+		return err
+	}
+	return oldRec.close()
+}
+
+// Switch makes tree i show another stack, whose active layer must be new,
+// prepared and empty. Nodes that are on both sides stay what they are and
+// change under those who hold them, as if they had been overwritten; those
+// that the new side lacks are as unlinked.
+func (b *Barrier) Switch(i int, s Stack) error {
+	t := b.trees[i]
+	if err := t.rec.flush(); err != nil {
+		return fmt.Errorf("tree %q: switch: %w", t.cfg.Name, err)
+	}
+	rec, err := t.openRecord(s.Active)
+	if err != nil {
+		return fmt.Errorf("tree %q: switch: %w", t.cfg.Name, err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	oldRec, oldView := t.rec, t.view
+	t.rec = rec
+	t.setView(newView(s))
+	if err := t.startRoot(s.Active); err != nil {
+		t.rec = oldRec
+		t.setView(oldView)
+		_ = rec.close()
+		return fmt.Errorf("tree %q: switch: %w", t.cfg.Name, err)
+	}
+	t.dirty = false
+	t.findLinks()
+	t.remapBase()
+	b.events[i] = append(b.events[i], t.differences(oldView)...)
+	if err := t.flushRecord(); err != nil {
+		return err
+	}
+	return oldRec.close()
+}
+
+// remapBase makes the objects of the base lead to the nodes that the view has.
+func (t *Tree) remapBase() {
+	t.liveMu.Lock()
+	defer t.liveMu.Unlock()
+	for n := range t.all {
+		if !n.hasBase {
+			continue
+		}
+		if x := n.verIn(t.view); x == nil || x.flags&verGone == 0 {
+			t.byBase[n.baseKey()] = n
+		}
+	}
+}
+
+// differences is what faces must forget when the live view was old.
+//
+// Preconditions: mu is held.
+func (t *Tree) differences(old *view) (evs []Event) {
+	for n := range t.all {
+		if n.verIn(old) != n.verIn(t.view) {
+			evs = append(evs, Event{Node: n, Data: true})
+		}
+		for name := range n.ents {
+			if n.entryIn(old, name) != n.entryIn(t.view, name) {
+				evs = append(evs, Event{Parent: n, Name: name})
+			}
+		}
+	}
+	return evs
+}

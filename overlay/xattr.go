@@ -1,0 +1,176 @@
+package overlay
+
+import (
+	"bytes"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// private reports whether an xattr belongs to the overlay format and not to
+// the file that has it.
+func private(attr string) bool {
+	return strings.HasPrefix(attr, "trusted.overlay.") || strings.HasPrefix(attr, "user.overlay.")
+}
+
+// maxXattrList and maxXattrSize are the kernel's limits (xattr(7)).
+const (
+	maxXattrList = 64 << 10
+	maxXattrSize = 64 << 10
+)
+
+func (t *Tree) getXattr(dir int, name, attr string) ([]byte, error) {
+	buf := make([]byte, 256)
+	for {
+		n, err := t.fs.Getxattr(dir, name, attr, buf)
+		if err == unix.ERANGE && len(buf) < maxXattrSize {
+			buf = make([]byte, maxXattrSize)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return buf[:n], nil
+	}
+}
+
+// listXattrs lists the xattrs of an object but for Galley's own. A file system
+// without xattrs has none.
+func (t *Tree) listXattrs(dir int, name string) ([]string, error) {
+	buf := make([]byte, 512)
+	n, err := t.fs.Listxattr(dir, name, buf)
+	if err == unix.ERANGE {
+		buf = make([]byte, maxXattrList)
+		n, err = t.fs.Listxattr(dir, name, buf)
+	}
+	if err == unix.EOPNOTSUPP {
+		return nil, nil
+	}
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	var out []string
+	for _, b := range bytes.Split(bytes.TrimSuffix(buf[:n], []byte{0}), []byte{0}) {
+		if s := string(b); !private(s) {
+			out = append(out, s)
+		}
+	}
+	return out, nil
+}
+
+// locate is where the object lies that has n's attributes in the face's view.
+//
+// Preconditions: mu is held.
+func (f *Face) locate(n *Node) (*fdEnt, string, error) {
+	t := f.t
+	if x := contentVer(n, f.view()); x != nil {
+		return t.payloadAt(n, x)
+	}
+	if n == t.root {
+		if t.base == nil {
+			return nil, "", unix.ENODATA
+		}
+		e, err := t.baseDirFD(n)
+		return e, "", err
+	}
+	if !n.hasBase {
+		return nil, "", unix.ESTALE
+	}
+	e, err := t.baseDirFD(n.bparent)
+	return e, n.bname, err
+}
+
+// Getxattr is the value of an xattr; ENODATA if there is none.
+func (f *Face) Getxattr(n *Node, attr string) ([]byte, error) {
+	if private(attr) {
+		return nil, unix.ENODATA
+	}
+	t := f.t
+	t.admit.RLock()
+	defer t.admit.RUnlock()
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if n.plain && attr == "security.capability" {
+		// The kernel asks before the first write to every file.
+		return nil, unix.ENODATA
+	}
+	fd, name, err := f.locate(n)
+	if err != nil {
+		return nil, err
+	}
+	defer t.fds.done(fd)
+	return t.getXattr(fd.fd, name, attr)
+}
+
+// Listxattr lists the names of n's xattrs.
+func (f *Face) Listxattr(n *Node) ([]string, error) {
+	t := f.t
+	t.admit.RLock()
+	defer t.admit.RUnlock()
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	fd, name, err := f.locate(n)
+	if err == unix.ENODATA {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer t.fds.done(fd)
+	return t.listXattrs(fd.fd, name)
+}
+
+// Setxattr sets an xattr; flags is 0, XATTR_CREATE or XATTR_REPLACE.
+func (f *Face) Setxattr(n *Node, attr string, val []byte, flags int) error {
+	return f.changeXattr(n, attr, func(dir int, name string) error {
+		return f.t.fs.Setxattr(dir, name, attr, val, flags)
+	})
+}
+
+// Removexattr removes an xattr.
+func (f *Face) Removexattr(n *Node, attr string) error {
+	return f.changeXattr(n, attr, func(dir int, name string) error {
+		return f.t.fs.Removexattr(dir, name, attr)
+	})
+}
+
+func (f *Face) changeXattr(n *Node, attr string, fn func(dir int, name string) error) error {
+	if private(attr) {
+		return unix.EPERM
+	}
+	if err := f.begin(); err != nil {
+		return err
+	}
+	defer f.end()
+	t := f.t
+	if err := t.raise(n, want{meta: true}); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	x := n.verIn(t.view)
+	if !t.writable(x) {
+		return unix.ESTALE
+	}
+	dir, name, err := t.payloadAt(n, x)
+	if err != nil {
+		return err
+	}
+	defer t.fds.done(dir)
+	if n.isDir() {
+		t.noteDir(n)
+	}
+	if err := fn(dir.fd, name); err != nil {
+		return err
+	}
+	n.plain = false
+	t.dirty = true
+	if x.flags&(verCtime|verImplicit) != 0 {
+		x.flags &^= verCtime | verImplicit
+		if x.flags&verOrphan == 0 {
+			t.logNode(n, x)
+		}
+	}
+	f.emit(Event{Node: n})
+	return t.flushRecord()
+}
