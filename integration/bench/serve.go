@@ -14,7 +14,8 @@ import (
 )
 
 // serveMain is `bench serve BASE STATE DIR`: the engine and its FUSE face with
-// no session and no program around them, what -direct measures.
+// no session and no program around them, what -direct measures. At the end it prints how many
+// requests of each kind it has answered.
 func serveMain(args []string) int {
 	flags := flag.NewFlagSet("serve", flag.ExitOnError)
 	writeback := flags.Bool("writeback", false, "with the kernel's writeback cache")
@@ -65,6 +66,9 @@ func serve(base, state, dir string, writeback bool) error {
 			return err
 		}
 		<-server.Done()
+	}
+	for name, n := range server.Stats() {
+		fmt.Fprintf(os.Stderr, "%-12s %d\n", name, n)
 	}
 	return tree.Close()
 }
