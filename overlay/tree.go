@@ -261,7 +261,7 @@ func (t *Tree) open() (err error) {
 	if t.cfg.ReadOnly {
 		return nil
 	}
-	if t.prefix, err = probePrefix(t.fs, t.stateFD); err != nil {
+	if t.prefix, err = t.xattrPrefix(); err != nil {
 		return fmt.Errorf("the file system of the state directory takes no extended attributes: %w", err)
 	}
 	if err := t.markDirty(); err != nil {
@@ -332,6 +332,14 @@ func (t *Tree) openRecord(l LayerID) (*recordWriter, error) {
 	return &recordWriter{fs: t.fs, fd: fd, size: end}, nil
 }
 
+// xattrPrefix is the namespace for the marks in layers.
+func (t *Tree) xattrPrefix() (string, error) {
+	if t.cfg.UserXattr {
+		return "user.overlay.", nil
+	}
+	return probePrefix(t.fs, t.stateFD)
+}
+
 func (t *Tree) openLayerFile(l LayerID, name string, flags int) (int, error) {
 	return t.fs.Open(t.layersFD, layerName(l)+"/"+name, flags|unix.O_NOFOLLOW, 0)
 }
@@ -346,6 +354,12 @@ func (t *Tree) startRoot(l LayerID) error {
 	if old == nil && t.base == nil {
 		t.root.ver = x
 		x.prev = nil
+		t.logNode(t.root, x)
+		return nil
+	}
+	if _, foreign := t.cfg.LayerTrees[l]; foreign {
+		x.prev = t.root.ver
+		t.root.ver = x
 		t.logNode(t.root, x)
 		return nil
 	}
@@ -487,6 +501,9 @@ func (t *Tree) release() {
 		if fd >= 0 {
 			_ = t.fs.Close(fd)
 		}
+	}
+	for _, fd := range t.cfg.LayerTrees {
+		_ = t.fs.Close(fd)
 	}
 	if t.base != nil {
 		_ = t.base.Close()
