@@ -52,7 +52,15 @@ func (t *Tree) putWhiteout(dir int, name string, over bool) error {
 // Preconditions: mu is held.
 func (t *Tree) lowerHas(parent *Node, name string) (bool, error) {
 	if e := parent.entryIn(t.lower, name); e != nil {
-		return e.node != nil, nil
+		if e.node == nil {
+			return false, nil
+		}
+		if e.node.isDir() {
+			// A sealed layer may hold it only as the parent of something
+			// changed, and then nothing was noted yet.
+			t.noteDir(e.node)
+		}
+		return true, nil
 	}
 	if !parent.born(t.view) {
 		return false, nil
