@@ -2,6 +2,7 @@ package fs
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -235,7 +236,8 @@ func openMountFor(t testing.TB, dir string, o MountOptions) *os.File {
 		if _, err := mountAt(dir); err != nil {
 			return // the test has unmounted it
 		}
-		if err := detach(t.Context(), dir); err != nil {
+		// The context of the test has ended by now.
+		if err := detach(context.Background(), dir); err != nil {
 			t.Errorf("clean up: %v", err)
 		}
 	})
