@@ -169,6 +169,7 @@ func (t *Tree) drop(n *Node) *Node {
 	if n.refs.Load() > 0 {
 		return nil
 	}
+	delete(t.goneDirs, n)
 	if x := n.ver; x != nil && x.flags&verOrphan != 0 {
 		t.dropOrphan(n, x)
 	}

@@ -158,6 +158,7 @@ func (t *Tree) remove(parent *Node, name string, n *Node) error {
 	defer t.fds.done(dir)
 	e := parent.ents[name]
 	here := e != nil && e.layer == t.view.active
+	t.keepAttr(n)
 	switch {
 	case !here:
 		err = t.putWhiteout(dir.fd, name, false)
@@ -241,6 +242,23 @@ func (t *Tree) removeFilePayload(dir int, name string, lower bool, n *Node) erro
 		_ = t.fs.Unlink(t.scratchFD, orphanName(n), 0)
 	}
 	return err
+}
+
+// keepAttr remembers what a directory that is about to be removed looks like:
+// whoever has it open may still ask (fstat(2)). A file keeps its content
+// instead.
+//
+// Preconditions: mu is held.
+func (t *Tree) keepAttr(n *Node) {
+	if n == nil || !n.isDir() || n.refs.Load() == 0 {
+		return
+	}
+	a, err := t.attrIn(n, t.view)
+	if err != nil {
+		return
+	}
+	a.Nlink = 0
+	t.goneDirs[n] = a
 }
 
 func (t *Tree) goneDir(n *Node) {

@@ -52,17 +52,18 @@ type Tree struct {
 	// admit is held shared by every operation and exclusively by a Barrier.
 	admit sync.RWMutex
 
-	mu      sync.RWMutex
-	view    *view // live; replaced, never changed
-	lower   *view // view without its active layer
-	root    *Node
-	rec     *recordWriter
-	was     map[string]*wasVer // by path in the base
-	nextIno uint64
-	all     map[*Node]struct{}
-	tmpSeq  atomic.Uint64
-	dirty   bool // the active layer has changes
-	closed  bool
+	mu       sync.RWMutex
+	view     *view // live; replaced, never changed
+	lower    *view // view without its active layer
+	root     *Node
+	rec      *recordWriter
+	was      map[string]*wasVer // by path in the base
+	nextIno  uint64
+	all      map[*Node]struct{}
+	goneDirs map[*Node]Attr // removed directories that a face still holds, as they were
+	tmpSeq   atomic.Uint64
+	dirty    bool // the active layer has changes
+	closed   bool
 
 	liveMu  sync.Mutex
 	byBase  map[HostID]*Node
@@ -215,14 +216,15 @@ func Open(cfg Config, stack Stack) (*Tree, error) {
 	t := &Tree{
 		cfg: cfg, fs: cfg.FS, base: cfg.Base,
 		stateFD: -1, layersFD: -1, scratchFD: -1,
-		fds:     newFDCache(cfg.FS, cfg.MaxFDs),
-		was:     make(map[string]*wasVer),
-		devices: make(map[uint64]uint32),
-		all:     make(map[*Node]struct{}),
-		byBase:  make(map[HostID]*Node),
-		hide:    make(map[HostID]bool),
-		nextIno: firstOwnIno,
-		uid:     uint32(unix.Geteuid()), gid: uint32(unix.Getegid()),
+		fds:      newFDCache(cfg.FS, cfg.MaxFDs),
+		was:      make(map[string]*wasVer),
+		devices:  make(map[uint64]uint32),
+		all:      make(map[*Node]struct{}),
+		goneDirs: make(map[*Node]Attr),
+		byBase:   make(map[HostID]*Node),
+		hide:     make(map[HostID]bool),
+		nextIno:  firstOwnIno,
+		uid:      uint32(unix.Geteuid()), gid: uint32(unix.Getegid()),
 	}
 	for _, id := range cfg.Hide {
 		t.hide[id] = true
