@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -271,19 +272,49 @@ func files(t *testing.T, content map[string]string) func(string) {
 	}
 }
 
-// git runs git, the oracle, in dir with no configuration but its own.
+// git runs git, the oracle, in dir, with an empty repository that lies elsewhere
+// and no configuration but its own.
 func git(t *testing.T, dir string, stdin []byte, args ...string) []byte {
 	t.Helper()
 	cmd := exec.Command("git", args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CEILING_DIRECTORIES="+filepath.Dir(dir),
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null",
+		"GIT_DIR="+emptyRepo(t), "GIT_WORK_TREE="+dir,
 		"GIT_AUTHOR_NAME=t", "GIT_AUTHOR_EMAIL=t@t", "GIT_COMMITTER_NAME=t", "GIT_COMMITTER_EMAIL=t@t")
 	if stdin != nil {
 		cmd.Stdin = strings.NewReader(string(stdin))
 	}
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		t.Fatalf("git %v: %v\n%s", args, err, out)
+		t.Fatalf("git %v: %v\n%s\ninput:\n%s", args, err, out, stdin)
 	}
 	return out
+}
+
+// repo is made by the first test that needs it; TestMain removes it.
+var repo struct {
+	sync.Once
+	dir string
+	err error
+}
+
+func emptyRepo(t *testing.T) string {
+	t.Helper()
+	repo.Do(func() {
+		if repo.dir, repo.err = os.MkdirTemp("", "review-git"); repo.err == nil {
+			repo.err = exec.Command("git", "init", "-q", "--bare", repo.dir).Run()
+		}
+	})
+	if repo.err != nil {
+		t.Fatalf("git init: %v", repo.err)
+	}
+	return repo.dir
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if repo.dir != "" {
+		_ = os.RemoveAll(repo.dir)
+	}
+	os.Exit(code)
 }
