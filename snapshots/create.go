@@ -49,6 +49,7 @@ func (s *Store) Create(ctx context.Context, spec Spec) (*Session, error) {
 		Name:    spec.Name,
 		Created: s.now().UTC(),
 		Boot:    bootID(),
+		Next:    firstLayer + 1,
 		Rules:   spec.Rules,
 	}
 	for _, t := range append([]TreeSpec{{Name: Workspace, Base: base}}, spec.Extra...) {

@@ -125,9 +125,6 @@ func (l *Live) openTree(t treeRecord, opt OpenOptions, stack overlay.Stack) (*ov
 // the process ended; the others still hold all of it.
 func (l *Live) dropUnfinished(building overlay.LayerID) error {
 	for _, t := range l.held.man.Load().Trees {
-		if overlaps(t.Stack.Sealed, []overlay.Range{{From: building, To: building}}) {
-			continue
-		}
 		if err := l.removeLayer(t.Name, building); err != nil {
 			return fmt.Errorf("remove the unfinished layer %d: %w", building, err)
 		}

@@ -40,6 +40,9 @@ type manifest struct {
 	Boot string `json:"boot"`
 	// Trees all have the same active layer, for one seal cuts them together.
 	Trees []treeRecord `json:"trees"`
+	// Next is the number of the next layer. It only grows: a number is never
+	// used twice, not even one whose layer never came to be.
+	Next overlay.LayerID `json:"next"`
 	// Last is the latest snapshot, without its stacks: those of Trees.
 	Last *lastRecord `json:"last,omitempty"`
 	// Durable is the highest layer that is known to be on the disk whole.
@@ -175,6 +178,9 @@ func (m *manifest) check() error {
 	}
 	seen := map[string]bool{}
 	for _, t := range m.Trees {
+		if m.Building != 0 && contains(t.Stack.Sealed, m.Building) {
+			return fmt.Errorf("tree %q: layer %d is in its stack and being built", t.Name, m.Building)
+		}
 		if err := t.check(); err != nil {
 			return fmt.Errorf("tree %q: %w", t.Name, err)
 		}
@@ -208,8 +214,8 @@ func (m *manifest) checkLayers() error {
 	if m.Durable >= active {
 		return fmt.Errorf("layer %d recorded as durable, active is %d", m.Durable, active)
 	}
-	if m.Building >= active {
-		return fmt.Errorf("layer %d recorded as being built, active is %d", m.Building, active)
+	if m.Next <= active || m.Building >= m.Next || m.Building == active {
+		return fmt.Errorf("next layer %d, active %d, being built %d", m.Next, active, m.Building)
 	}
 	if len(m.Retired) > maxRetired {
 		return fmt.Errorf("%d records of retired layers; up to %d are possible", len(m.Retired), maxRetired)

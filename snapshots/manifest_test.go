@@ -22,7 +22,8 @@ func sample() *manifest {
 		},
 		Last:     &lastRecord{Number: 9, Name: "green", Cause: Cause{CauseTool, "edit"}, Time: day},
 		Durable:  8,
-		Building: 6,
+		Next:     13,
+		Building: 11,
 		Retired:  []retired{{Layers: map[string][]overlay.Range{Workspace: {{From: 1, To: 4}}}, Time: day, Cause: Cause{CauseDiscard, "hgfedcb2"}, Trash: "hgfedcb2"}},
 		Rules:    Rules{Hide: []string{"**/.env"}},
 	}
@@ -83,7 +84,9 @@ func TestManifestTampered(t *testing.T) {
 		{name: "trash leads elsewhere", change: func(m *manifest) { m.Retired[0].Trash = "../abcde" }, want: overlay.ErrCorrupt},
 		{name: "last not sealed", change: func(m *manifest) { m.Last.Number = 10 }, want: overlay.ErrCorrupt},
 		{name: "snapshot name a number", change: func(m *manifest) { m.Last.Name = "12" }, want: overlay.ErrCorrupt},
-		{name: "building above active", change: func(m *manifest) { m.Building = 10 }, want: overlay.ErrCorrupt},
+		{name: "building the active layer", change: func(m *manifest) { m.Building = 10 }, want: overlay.ErrCorrupt},
+		{name: "building a sealed layer", change: func(m *manifest) { m.Building = 8 }, want: overlay.ErrCorrupt},
+		{name: "next layer in use", change: func(m *manifest) { m.Next = 10 }, want: overlay.ErrCorrupt},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {

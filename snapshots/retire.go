@@ -3,30 +3,24 @@ package snapshots
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"strings"
 
 	"github.com/galleyfs/galley/overlay"
 )
 
-// Committed and discarded entries leave a session's layers in three steps:
+// Committed and discarded entries leave a session's layers in one step of the
+// manifest, with the programs held:
 //
-//  1. A seal closes the active layer A. The next one is A+2, and A+1 is noted
-//     in the manifest as being built.
-//  2. The sealed stack is flattened into layer A+1 without the entries, while
-//     programs go on working.
-//  3. Each tree shows A+1 and a new active layer A+3. The same manifest lists
-//     the layers that left as retired. Where programs changed something during
-//     step 2, it is repeated from step 1; after a few rounds the last one is
-//     made with the programs held.
+//  1. Two numbers are taken, and the first is noted as that of a layer being
+//     built: should the process end now, the next open removes it.
+//  2. What all layers of an affected tree show, the active one included, is
+//     written as that layer, without the entries.
+//  3. One manifest makes it the only sealed layer, below a new active one, and
+//     lists the layers that left as retired.
 //
-// So numbers ascend in every stack. The retired layers stay on the disk, where
-// the history and the trash refer to them, until GC finds them past the
-// retention: whatever they held is in the base, was discarded, or is in A+1.
-
-// retireRounds is how often a busy session is flattened beside its programs
-// before they are held for it.
-const retireRounds = 3
+// The retired layers stay on the disk, where the history and the trash refer
+// to them, until GC finds them past the retention: whatever they held is in
+// the base, was discarded, or is in the new layer.
 
 // Committed takes the committed entries out of the session's layers, so that
 // they do not mask later edits of the host. What changed at a committed path
@@ -39,44 +33,18 @@ func (l *Live) Committed(ctx context.Context, c Committed) (Snapshot, error) {
 		return Snapshot{}, err
 	}
 	defer l.releaseSem()
-	then, err := l.held.snapshot(c.Snapshot)
-	if err != nil {
-		return Snapshot{}, err
+	if c.Snapshot == 0 || c.Snapshot > l.held.Last().Number {
+		return Snapshot{}, fmt.Errorf("session %s: snapshot %d: %w; the latest is %d",
+			l.held.Name(), c.Snapshot, ErrNotFound, l.held.Last().Number)
 	}
 	return l.retire(retirement{
 		cause:   Cause{Kind: CauseCommit, Text: c.Commit},
 		affects: func(tree string) bool { return len(c.Paths[tree]) > 0 },
-		drop: func(t *overlay.Tree, now overlay.Stack) (dropper, error) {
-			set := exactPaths(c.Paths[t.Name()])
-			if l.wentOn(then, t.Name(), now) {
-				var err error
-				if set, err = stillSame(t, then.Stacks[t.Name()], now, set); err != nil {
-					return nil, err
-				}
-			}
-			return func(path string) bool { return set[path] }, nil
+		keep: func(tree string) overlay.Keep {
+			set := exactPaths(c.Paths[tree])
+			return overlay.Keep{Drop: func(path string) bool { return set[path] }, UpTo: c.Snapshot}
 		},
 	})
-}
-
-// wentOn tells whether a tree has anything in layers above a snapshot.
-func (l *Live) wentOn(then Snapshot, tree string, now overlay.Stack) bool {
-	above := without(now.Sealed, then.Stacks[tree].Sealed)
-	layers := filepath.Join(dirTrees, tree, dirLayers)
-	have, err := names(l.fs(), l.held.dir, layers)
-	if err != nil {
-		return true
-	}
-	for _, name := range have {
-		if n, ok := layerNumber(name); !ok || !contains(above, n) {
-			continue
-		}
-		files, err := names(l.fs(), l.held.dir, filepath.Join(layers, name, layerTree))
-		if err != nil || len(files) > 0 {
-			return true
-		}
-	}
-	return false
 }
 
 // Discard drops changes. They can be brought back with [Store.Restore] until
@@ -95,11 +63,11 @@ func (l *Live) Discard(ctx context.Context, d Discard) (TrashEntry, error) {
 		trash:   id,
 		count:   countPaths(d.Paths),
 		affects: func(tree string) bool { return d.Paths == nil || len(d.Paths[tree]) > 0 },
-		drop: func(t *overlay.Tree, _ overlay.Stack) (dropper, error) {
+		keep: func(tree string) overlay.Keep {
 			if d.Paths == nil {
-				return func(string) bool { return true }, nil
+				return overlay.Keep{Drop: func(string) bool { return true }}
 			}
-			return exactPaths(d.Paths[t.Name()]).covers, nil
+			return overlay.Keep{Drop: exactPaths(d.Paths[tree]).covers}
 		},
 	})
 	if err != nil {
@@ -108,9 +76,6 @@ func (l *Live) Discard(ctx context.Context, d Discard) (TrashEntry, error) {
 	return l.held.store.trashEntry(id)
 }
 
-// dropper tells which paths of a tree leave its layers.
-type dropper func(path string) bool
-
 // retirement is one removal of entries from the layers.
 type retirement struct {
 	cause Cause
@@ -118,54 +83,120 @@ type retirement struct {
 	count int    // of paths, for that element
 	// affects tells which trees lose something; the others keep their layers.
 	affects func(tree string) bool
-	// drop decides for an affected tree whose sealed layers are now.
-	drop func(t *overlay.Tree, now overlay.Stack) (dropper, error)
+	// keep says what an affected tree keeps.
+	keep func(tree string) overlay.Keep
 }
 
 // retire does the three steps.
 //
 // Preconditions: sem is held.
 func (l *Live) retire(r retirement) (Snapshot, error) {
-	for round := 1; ; round++ {
-		snap, done, err := l.retireOnce(r, round == retireRounds)
-		if err != nil {
-			return Snapshot{}, fmt.Errorf("session %s: %w", l.held.Name(), err)
-		}
-		if done {
-			return snap, nil
-		}
+	snap, err := l.tryRetire(r)
+	if err != nil {
+		return snap, fmt.Errorf("session %s: %w", l.held.Name(), err)
 	}
+	return snap, nil
 }
 
-// retireOnce does one round; done is false where programs changed something
-// meanwhile. With hold they cannot.
-//
-// Preconditions: sem is held.
-func (l *Live) retireOnce(r retirement, hold bool) (snap Snapshot, done bool, err error) {
-	var q *quiesced
-	if hold {
-		q = l.quiesce(r.affects)
-		defer q.release()
+func (l *Live) tryRetire(r retirement) (Snapshot, error) {
+	if err := l.held.store.checkRoom(); err != nil {
+		return Snapshot{}, err
 	}
-	built := l.held.man.Load().active() + 1
-	if snap, err = l.seal(SealOptions{Cause: r.cause}, built+1, built, q); err != nil {
-		return snap, false, err
+	built := l.held.man.Load().Next
+	next := built + 1
+	if err := l.held.update(func(m *manifest) { m.Building, m.Next = built, next+1 }); err != nil {
+		return Snapshot{}, err
 	}
-	if err := l.prepare(built+2, true); err != nil {
-		return snap, false, err
+	if err := l.prepare(next, true); err != nil {
+		return Snapshot{}, err
 	}
+	q := l.quiesce(r.affects)
+	defer q.release()
+	m, stacks, points := l.planRetirement(r, built, next)
 	if err := l.flatten(r, built); err != nil {
-		return snap, false, err
+		return Snapshot{}, err
 	}
-	if !hold {
-		q = l.quiesce(r.affects)
-		defer q.release()
-		if l.dirty() {
-			return snap, false, l.dropUnfinished(built)
+	if r.trash != "" {
+		if err := l.recordDiscard(r, points[0], built, m.Last.Time); err != nil {
+			return Snapshot{}, err
 		}
 	}
-	snap, err = l.replaceLayers(r, built, q)
-	return snap, err == nil, err
+	err := l.switchTo(m, q, func(q *quiesced) error {
+		if q.rest != nil {
+			if err := q.rest.Seal(next); err != nil {
+				return err
+			}
+		}
+		return switchAll(q.flat, stacks)
+	})
+	if err != nil {
+		return Snapshot{}, err
+	}
+	snap := m.last()
+	if err := l.fs().Fsync(l.held.dir); err != nil {
+		return snap, fmt.Errorf("sync the session's directory: %w", err)
+	}
+	l.durable = built
+	for _, p := range append(points[1:], snap) {
+		if err := appendHistory(l.fs(), l.held.dir, historyLine{Snapshot: p}, true); err != nil {
+			return snap, err
+		}
+	}
+	return snap, nil
+}
+
+// planRetirement makes the manifest of the third step and the new stacks of
+// the affected trees. points are the session as it is before the step: first
+// as a snapshot to return to, and then again where the history has to have it
+// because the active layer is not empty.
+//
+// Preconditions: sem is held, and no operation is in flight.
+func (l *Live) planRetirement(r retirement, built, next overlay.LayerID) (m *manifest, stacks []overlay.Stack, points []Snapshot) {
+	m = l.held.man.Load().clone()
+	active := m.active()
+	now := l.held.store.now().UTC()
+	before := Snapshot{Number: active, Cause: r.cause, Time: now, Stacks: map[string]overlay.Stack{}}
+	gone := retired{Layers: map[string][]overlay.Range{}, Time: now, Cause: r.cause, Trash: r.trash}
+	for i := range m.Trees {
+		t := &m.Trees[i]
+		all := addLayer(t.Stack.Sealed, active)
+		before.Stacks[t.Name] = overlay.Stack{Sealed: all}
+		t.Stack = overlay.Stack{Sealed: all, Active: next}
+		if r.affects(t.Name) {
+			gone.Layers[t.Name] = all
+			t.Stack.Sealed = []overlay.Range{{From: built, To: built}}
+			stacks = append(stacks, t.Stack)
+		}
+	}
+	points = []Snapshot{before}
+	if l.dirty() {
+		points = append(points, before)
+	}
+	m.Building = 0
+	m.Last = &lastRecord{Number: built, Cause: r.cause, Time: now}
+	m.Retired = append(m.Retired, gone)
+	return m, stacks, points
+}
+
+// flatten writes layer built in each affected tree, durably.
+//
+// Preconditions: no operation is in flight.
+func (l *Live) flatten(r retirement, built overlay.LayerID) error {
+	m := l.held.man.Load()
+	for i, t := range l.trees {
+		if !r.affects(t.Name()) {
+			continue
+		}
+		all := overlay.Stack{Sealed: addLayer(m.Trees[i].Stack.Sealed, m.active())}
+		if err := t.Flatten(all, built, r.keep(t.Name())); err != nil {
+			return err
+		}
+	}
+	// The only manifest that names the layers it replaces is about to go.
+	if err := l.fs().Syncfs(l.held.dir); err != nil {
+		return fmt.Errorf("sync the flattened layers: %w", err)
+	}
+	return nil
 }
 
 // quiesced are the trees with no operation in flight, in two parts that change
@@ -193,98 +224,13 @@ func (l *Live) quiesce(affects func(string) bool) *quiesced {
 	return q
 }
 
-func (q *quiesced) seal(next overlay.LayerID) error {
-	for _, b := range []*overlay.Barrier{q.flat, q.rest} {
-		if b == nil {
-			continue
-		}
-		if err := b.Seal(next); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
+// release lets operations in again.
 func (q *quiesced) release() {
 	for _, b := range []*overlay.Barrier{q.rest, q.flat} {
 		if b != nil {
 			b.Release()
 		}
 	}
-}
-
-// flatten writes layer built in each affected tree, durably.
-func (l *Live) flatten(r retirement, built overlay.LayerID) error {
-	m := l.held.man.Load()
-	for i, t := range l.trees {
-		if !r.affects(t.Name()) {
-			continue
-		}
-		now := overlay.Stack{Sealed: m.Trees[i].Stack.Sealed}
-		drop, err := r.drop(t, now)
-		if err == nil {
-			err = t.Flatten(now, built, overlay.Keep{Drop: drop})
-		}
-		if err != nil {
-			return fmt.Errorf("tree %q: flatten: %w", t.Name(), err)
-		}
-	}
-	// The only manifest that names the layers it replaces is about to go.
-	if err := l.fs().Syncfs(l.held.dir); err != nil {
-		return fmt.Errorf("sync the flattened layers: %w", err)
-	}
-	l.durable = built - 1
-	return nil
-}
-
-// replaceLayers is the third step.
-//
-// Preconditions: sem is held, and no operation is in flight.
-func (l *Live) replaceLayers(r retirement, built overlay.LayerID, q *quiesced) (Snapshot, error) {
-	old := l.held.man.Load()
-	m := old.clone()
-	closing, next := built+1, built+2
-	now := l.held.store.now().UTC()
-	gone := retired{Layers: map[string][]overlay.Range{}, Time: now, Cause: r.cause, Trash: r.trash}
-	var stacks []overlay.Stack // of the affected trees
-	for i := range m.Trees {
-		t := &m.Trees[i]
-		if !r.affects(t.Name) {
-			t.Stack = overlay.Stack{Sealed: addLayer(t.Stack.Sealed, closing), Active: next}
-			continue
-		}
-		gone.Layers[t.Name] = addLayer(t.Stack.Sealed, closing)
-		t.Stack = overlay.Stack{Sealed: []overlay.Range{{From: built, To: built}}, Active: next}
-		stacks = append(stacks, t.Stack)
-	}
-	m.Building = 0
-	m.Last = &lastRecord{Number: closing, Cause: r.cause, Time: now}
-	m.Retired = append(m.Retired, gone)
-	if r.trash != "" {
-		if err := l.recordDiscard(r, old, closing, now); err != nil {
-			return Snapshot{}, err
-		}
-	}
-	err := l.switchTo(m, q, func(q *quiesced) error {
-		if q.rest != nil {
-			if err := q.rest.Seal(next); err != nil {
-				return err
-			}
-		}
-		return switchAll(q.flat, stacks)
-	})
-	if err != nil {
-		return Snapshot{}, err
-	}
-	snap := m.last()
-	if err := appendHistory(l.fs(), l.held.dir, historyLine{Snapshot: snap}, true); err != nil {
-		return snap, err
-	}
-	if err := l.fs().Fsync(l.held.dir); err != nil {
-		return snap, fmt.Errorf("sync the session's directory: %w", err)
-	}
-	l.durable = closing
-	return snap, nil
 }
 
 // switchAll gives the trees of a barrier other stacks.

@@ -27,8 +27,7 @@ func (l *Live) Seal(ctx context.Context, opt SealOptions) (Snapshot, error) {
 	if !l.dirty() {
 		return l.sealNothing(opt)
 	}
-	m := l.held.man.Load()
-	return l.seal(opt, m.active()+1, 0, nil)
+	return l.seal(opt)
 }
 
 func (l *Live) dirty() bool {
@@ -68,17 +67,14 @@ func (l *Live) sealNothing(opt SealOptions) (Snapshot, error) {
 	return last, nil
 }
 
-// seal closes the active layer, which becomes the snapshot of its number, and
-// makes next the active one; building is noted as reserved for a layer that
-// the caller is about to put together, or 0. q holds the trees already, or is
-// nil.
+// seal closes the active layer, which becomes the snapshot of its number.
 //
 // The order of steps is what makes it safe: the next layer exists before a
 // manifest names it, the manifest names it before anything is written to it,
 // and no operation is in flight while the two change places.
 //
 // Preconditions: sem is held.
-func (l *Live) seal(opt SealOptions, next, building overlay.LayerID, q *quiesced) (Snapshot, error) {
+func (l *Live) seal(opt SealOptions) (Snapshot, error) {
 	fail := func(err error) (Snapshot, error) {
 		return Snapshot{}, fmt.Errorf("seal session %s: %w", l.held.Name(), err)
 	}
@@ -91,10 +87,11 @@ func (l *Live) seal(opt SealOptions, next, building overlay.LayerID, q *quiesced
 			return fail(err)
 		}
 	}
+	m := l.held.man.Load().clone()
+	next := m.Next
 	if err := l.prepare(next, opt.Durable); err != nil {
 		return fail(err)
 	}
-	m := l.held.man.Load().clone()
 	sealed := m.active()
 	if len(opt.Cause.Text) > maxCause {
 		opt.Cause.Text = opt.Cause.Text[:maxCause]
@@ -103,8 +100,8 @@ func (l *Live) seal(opt SealOptions, next, building overlay.LayerID, q *quiesced
 	for i := range m.Trees {
 		m.Trees[i].Stack = overlay.Stack{Sealed: addLayer(m.Trees[i].Stack.Sealed, sealed), Active: next}
 	}
-	m.Building = building
-	err := l.switchTo(m, q, func(q *quiesced) error { return q.seal(next) })
+	m.Next = next + 1
+	err := l.switchTo(m, nil, func(q *quiesced) error { return q.rest.Seal(next) })
 	if err != nil {
 		return fail(err)
 	}

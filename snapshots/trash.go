@@ -35,11 +35,12 @@ type discardRecord struct {
 
 // recordDiscard makes the element of the trash for a discard that is about to
 // become true. Until the manifest names it, GC takes it for an orphan.
-func (l *Live) recordDiscard(r retirement, before *manifest, after overlay.LayerID, now time.Time) error {
+func (l *Live) recordDiscard(r retirement, before Snapshot, after overlay.LayerID, now time.Time) error {
+	m := l.held.man.Load()
 	rec := discardRecord{
-		Version: manifestVersion, ID: r.trash, Session: before.ID, Name: before.Name,
-		Base: before.Trees[0].Base, Time: now, Paths: r.count,
-		Stacks: before.last().Stacks, After: after,
+		Version: manifestVersion, ID: r.trash, Session: m.ID, Name: m.Name,
+		Base: m.Trees[0].Base, Time: now, Paths: r.count,
+		Stacks: before.Stacks, After: after,
 	}
 	text, err := json.MarshalIndent(rec, "", "  ")
 	if err != nil {
@@ -279,7 +280,7 @@ func (l *Live) restore(ctx context.Context, r *discardRecord) error {
 	if l.dirty() || m.Last == nil || m.Last.Number != r.After {
 		return errChangedSince
 	}
-	closing, next := m.active(), m.active()+1
+	closing, next := m.active(), m.Next
 	if err := l.prepare(next, true); err != nil {
 		return err
 	}
@@ -298,20 +299,25 @@ func (l *Live) restore(ctx context.Context, r *discardRecord) error {
 		}
 	}
 	m.Retired = append(left, gone)
+	m.Next = next + 1
 	m.Last = &lastRecord{Number: closing, Cause: gone.Cause, Time: gone.Time}
-	q := l.quiesce(func(string) bool { return true })
-	defer q.release()
-	if l.dirty() {
-		return errChangedSince
-	}
-	err := l.switchTo(m, q, func(q *quiesced) error { return switchAll(q.flat, stacks) })
-	if err != nil {
+	if err := l.switchBack(m, stacks); err != nil {
 		return err
 	}
 	if err := appendHistory(l.fs(), l.held.dir, historyLine{Snapshot: m.last()}, true); err != nil {
 		return err
 	}
 	return l.makeDurable(closing)
+}
+
+// switchBack makes m true if the session is still unchanged.
+func (l *Live) switchBack(m *manifest, stacks []overlay.Stack) error {
+	q := l.quiesce(func(string) bool { return true })
+	defer q.release()
+	if l.dirty() {
+		return errChangedSince
+	}
+	return l.switchTo(m, q, func(q *quiesced) error { return switchAll(q.flat, stacks) })
 }
 
 // Purge removes an element of the trash for good: a session with all its

@@ -1,6 +1,8 @@
 package snapshots
 
 import (
+	"encoding/base64"
+	"fmt"
 	"time"
 
 	"github.com/galleyfs/galley/overlay"
@@ -183,4 +185,19 @@ type GCReport struct {
 	Bytes   int64    // allocated bytes of the above
 	// Kept names what looks abandoned but may hold work, with the reason.
 	Kept []string
+}
+
+// MarshalText writes p as base64.
+func (p Path) MarshalText() ([]byte, error) {
+	return base64.StdEncoding.AppendEncode(nil, []byte(p)), nil
+}
+
+// UnmarshalText reads what MarshalText wrote.
+func (p *Path) UnmarshalText(b []byte) error {
+	raw, err := base64.StdEncoding.AppendDecode(nil, b)
+	if err != nil {
+		return fmt.Errorf("path: %w", err)
+	}
+	*p = Path(raw)
+	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"syscall"
 	"time"
 
 	"github.com/galleyfs/galley/overlay"
@@ -18,31 +17,18 @@ var ErrNoOwner = errors.New("session is not live")
 // an owner.
 const Command = "__owner"
 
-// Main runs an owner process; args are the arguments after [Command]. It
-// returns the process's exit status.
-func Main(args []string) int { return 1 }
-
 // Options configures [Ensure].
 type Options struct {
 	// Exe is the program to start, with [Command] as its first argument;
 	// empty is the running program.
 	Exe string
 	// HidePaths are directories, such as mount points, that no view shows.
+	// They count only where the owner is started by this call.
 	HidePaths []string
-	// Log gets what Ensure does; nil discards it.
+	// What tells status for whom the lease is held.
+	What string
+	// Log gets what is worth knowing; nil discards it.
 	Log *slog.Logger
-}
-
-// Ensure connects to the owner of sess and takes a lease, starting the owner
-// first where there is none. An owner that cannot start tells why in the error.
-func Ensure(ctx context.Context, sess *snapshots.Session, opt Options) (*Client, error) {
-	return nil, syscall.ENOSYS
-}
-
-// Dial connects to the owner of sess and takes a lease; with no owner it fails
-// with [ErrNoOwner].
-func Dial(ctx context.Context, sess *snapshots.Session) (*Client, error) {
-	return nil, syscall.ENOSYS
 }
 
 // Controller seals a session and moves entries out of its layers: either the
@@ -55,34 +41,10 @@ type Controller interface {
 	Close() error
 }
 
-// Control reaches sess whichever way there is: through its owner where it is
-// live, else by opening it in this process under its lock.
-func Control(ctx context.Context, sess *snapshots.Session) (Controller, error) {
-	return nil, syscall.ENOSYS
-}
-
-// Client is a connection to an owner. It is safe for concurrent use; requests
-// are answered one after the other.
-type Client struct{}
-
-// Close ends the lease. Mounts that were made through it stay until they are
-// unmounted.
-func (c *Client) Close() error { return syscall.ENOSYS }
-
-// Seal is [snapshots.Live.Seal] in the owner.
-func (c *Client) Seal(ctx context.Context, opt snapshots.SealOptions) (snapshots.Snapshot, error) {
-	return snapshots.Snapshot{}, syscall.ENOSYS
-}
-
-// Committed is [snapshots.Live.Committed] in the owner.
-func (c *Client) Committed(ctx context.Context, m snapshots.Committed) (snapshots.Snapshot, error) {
-	return snapshots.Snapshot{}, syscall.ENOSYS
-}
-
-// Discard is [snapshots.Live.Discard] in the owner.
-func (c *Client) Discard(ctx context.Context, d snapshots.Discard) (snapshots.TrashEntry, error) {
-	return snapshots.TrashEntry{}, syscall.ENOSYS
-}
+var (
+	_ Controller = (*Client)(nil)
+	_ Controller = (*snapshots.Live)(nil)
+)
 
 // FUSE asks the owner to serve a FUSE connection.
 type FUSE struct {
@@ -90,11 +52,14 @@ type FUSE struct {
 	Tree string `json:"tree"`
 	// Snapshot shows that snapshot, read-only; 0 is the live view.
 	Snapshot overlay.LayerID `json:"snapshot,omitempty"`
-	// ReadOnly refuses every change with EROFS.
-	ReadOnly bool `json:"read_only,omitempty"`
+	// Writeback lets the kernel collect writes; see fs.Options.
+	Writeback bool `json:"writeback,omitempty"`
 	// Mountpoint is where the mount stands, for lists. Of a mount in a
 	// private mount namespace it is the path there.
 	Mountpoint string `json:"mountpoint"`
+	// ReadOnly notes for lists that the mount was made read-only, which the
+	// kernel enforces (fs.MountOptions).
+	ReadOnly bool `json:"read_only,omitempty"`
 	// Private: the mount stands in a namespace of its own and goes with it.
 	Private bool `json:"private,omitempty"`
 	// Description is shown in lists: the command it was made for.
@@ -103,6 +68,7 @@ type FUSE struct {
 
 // Mount is a FUSE connection that an owner serves.
 type Mount struct {
+	// ID is unique among the mounts of one owner process, and never 0.
 	ID int `json:"id"`
 	FUSE
 	Since time.Time `json:"since"`
@@ -112,7 +78,7 @@ type Mount struct {
 type Status struct {
 	Version string        `json:"version"`
 	PID     int           `json:"pid"`
-	Session string        `json:"session"`
+	Session string        `json:"session"` // id
 	Since   time.Time     `json:"since"`
 	Trees   []TreeStatus  `json:"trees"`
 	Mounts  []Mount       `json:"mounts"`
@@ -124,7 +90,8 @@ type TreeStatus struct {
 	Name  string        `json:"name"`
 	Base  string        `json:"base"`
 	Stack overlay.Stack `json:"stack"`
-	Dirty bool          `json:"dirty"`
+	// Dirty: the active layer has changes that no snapshot has.
+	Dirty bool `json:"dirty"`
 	// ReadOnlyBase: the base is reached through a detached read-only mount.
 	ReadOnlyBase bool          `json:"read_only_base"`
 	Stats        overlay.Stats `json:"stats"`
@@ -136,22 +103,3 @@ type ClientState struct {
 	What  string    `json:"what,omitempty"`
 	Since time.Time `json:"since"`
 }
-
-// ServeFUSE hands the /dev/fuse descriptor fd of a fresh mount to the owner,
-// which serves it until it is unmounted. The descriptor stays the caller's.
-func (c *Client) ServeFUSE(ctx context.Context, m FUSE, fd int) (Mount, error) {
-	return Mount{}, syscall.ENOSYS
-}
-
-// Status asks how the owner is.
-func (c *Client) Status(ctx context.Context) (Status, error) { return Status{}, syscall.ENOSYS }
-
-// Mounts lists the mounts that the owner serves.
-func (c *Client) Mounts(ctx context.Context) ([]Mount, error) { return nil, syscall.ENOSYS }
-
-// WaitUnmount waits until the owner no longer serves mount id.
-func (c *Client) WaitUnmount(ctx context.Context, id int) error { return syscall.ENOSYS }
-
-// Stop asks the owner to end. It refuses with snapshots.ErrBusy while others
-// use it or something is mounted, unless force is set, which aborts the mounts.
-func (c *Client) Stop(ctx context.Context, force bool) error { return syscall.ENOSYS }
