@@ -8,11 +8,10 @@ import (
 )
 
 // Timeouts for what a kernel may cache: long where every change is notified,
-// short where the host may change something unseen, so that it is seen within
-// the second, finding out and dropping pages included.
+// short where the host may change something unseen.
 const (
 	longTimeout  = 24 * time.Hour
-	shortTimeout = time.Second / 2
+	shortTimeout = time.Second
 )
 
 // Face is one way into a tree: a mount, a guest, a program in process. All
@@ -169,7 +168,6 @@ func (t *Tree) drop(n *Node) *Node {
 	if n.refs.Load() > 0 {
 		return nil
 	}
-	delete(t.goneDirs, n)
 	if x := n.ver; x != nil && x.flags&verOrphan != 0 {
 		t.dropOrphan(n, x)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"math"
 	"os"
 	"sort"
 	"strings"
@@ -80,7 +79,7 @@ func (b *bench) table(w *strings.Builder, u who) {
 		}
 		goal := wk.goal
 		if u.uid != 0 {
-			goal = math.Round(goal*150) / 100
+			goal *= 1.5
 		}
 		w.WriteString(verdict(goal, ratios))
 	}

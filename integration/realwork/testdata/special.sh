@@ -1,5 +1,4 @@
 #needs: mkfifo flock ln
-#content: ^d/pipe$
 mkdir d
 mkfifo d/pipe
 echo a >d/a

@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/galleyfs/galley/fs"
+	"github.com/galleyfs/galley/sandbox/owner"
+	"github.com/galleyfs/galley/snapshots"
+)
+
+// mountRequest is what `galley mount` was asked for.
+type mountRequest struct {
+	base     string
+	session  string
+	dir      string
+	tree     string
+	snapshot string
+	options  fs.MountOptions
+}
+
+func mountCommand(e *env) *cli.Command {
+	return manual{
+		usage: []string{"mount [--base DIR] [--tree NAME] [--snapshot N] [--read-only] [-o OPTIONS] SESSION DIR"},
+		about: `
+Shows a session at a directory, where every program of the host sees it. A session that
+does not exist is made, on --base or this project. The mount stays until galley unmount
+takes it down; writes go into the session's layer.
+
+OPTIONS are allow_other, fsname=NAME, subtype=NAME, ro, exec, noexec, noatime and
+relatime, with commas between them.`,
+		examples: [][2]string{
+			{"galley mount fix-login /mnt/proof", "look at the session with any program"},
+			{"galley mount --base ~/app try /mnt/app", "a new session on ~/app"},
+			{"galley mount --snapshot 3 --read-only fix-login /mnt/then", "as it was"},
+			{"galley mount -o allow_other,fsname=proof fix-login /mnt/proof", "for other users too"},
+		},
+		exits: [][2]string{exitDone, exitErrors},
+	}.apply(&cli.Command{
+		Name: "mount", Category: catMount, Usage: "show a session at a directory", ArgsUsage: "SESSION DIR",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "base", Usage: "the project `DIR`, for a session that is made"},
+			&cli.StringFlag{Name: "tree", Usage: "the tree `NAME` of the session", Value: snapshots.Workspace},
+			&cli.StringFlag{Name: "snapshot", Usage: "the session as it was at snapshot `N`, read-only"},
+			boolFlag("read-only", "refuse writes", "r"),
+			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTIONS`"},
+		},
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 2 {
+				return usagef(c, "expected a session and a directory")
+			}
+			m := mountRequest{base: c.String("base"), session: c.Args().Get(0), tree: c.String("tree"), snapshot: c.String("snapshot")}
+			var err error
+			if m.options, err = mountOptions(c.StringSlice("o")); err != nil {
+				return usagef(c, "%w", err)
+			}
+			m.options.ReadOnly = m.options.ReadOnly || c.Bool("read-only") || m.snapshot != ""
+			if m.dir, err = mountPoint(c.Args().Get(1)); err != nil {
+				return err
+			}
+			return e.withStore(c.Context, func(ctx context.Context, st *snapshots.Store) error {
+				return runMount(ctx, e, st, m)
+			})
+		},
+	})
+}
+
+// mountOptions are the options of every -o together.
+func mountOptions(lists []string) (fs.MountOptions, error) {
+	all := ""
+	for _, l := range lists {
+		if all != "" {
+			all += ","
+		}
+		all += l
+	}
+	return fs.ParseMountOptions(all)
+}
+
+// mountPoint checks a directory to mount on, before anything is made for it.
+func mountPoint(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", fmt.Errorf("resolve %q: %w", dir, err)
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	if err != nil {
+		return "", withHint(fmt.Errorf("mount point %q: expected a directory: %w", dir, err), "mkdir -p "+dir)
+	}
+	info, err := os.Stat(real)
+	if err != nil {
+		return "", fmt.Errorf("mount point: %w", err)
+	}
+	if !info.IsDir() {
+		return "", fmt.Errorf("mount point %q: expected a directory, found a file", dir)
+	}
+	return real, nil
+}
+
+func runMount(ctx context.Context, e *env, st *snapshots.Store, m mountRequest) error {
+	if err := e.clearDeadAt(ctx, m.dir); err != nil {
+		return err
+	}
+	sess, err := e.mountSession(ctx, st, m)
+	if err != nil {
+		return err
+	}
+	tree, err := treeOf(sess, m.tree)
+	if err != nil {
+		return err
+	}
+	if _, inside := below(m.dir, tree.Base); inside {
+		return withHint(fmt.Errorf("mount point %q is the base of tree %s, or above it: the view would hide its own base", m.dir, tree.Name),
+			"choose a directory elsewhere; galley run shows the view at the base's own path")
+	}
+	f := owner.FUSE{Tree: tree.Name, ReadOnly: m.options.ReadOnly, Mountpoint: m.dir, Description: "galley mount"}
+	if m.snapshot != "" {
+		snap, err := sess.Snapshot(m.snapshot)
+		if err != nil {
+			return fmt.Errorf("session %q: %w", sess.Name(), err)
+		}
+		f.Snapshot = snap.Number
+	}
+	client, err := owner.Ensure(ctx, sess, owner.Options{HidePaths: []string{m.dir}, Log: e.log})
+	if err != nil {
+		return fmt.Errorf("start the owner of session %q: %w", sess.Name(), err)
+	}
+	defer client.Close()
+	if err := serveMount(ctx, client, f, m); err != nil {
+		return err
+	}
+	fmt.Fprintf(e.stderr, "galley: session %s is at %s; galley unmount %s takes it down\n", safeLine(sess.Name()), safePath(m.dir), safePath(m.dir))
+	return nil
+}
+
+// serveMount mounts and hands the connection to the owner. A mount that nobody
+// serves is taken down again.
+func serveMount(ctx context.Context, client *owner.Client, f owner.FUSE, m mountRequest) error {
+	dev, err := openMount(ctx, m.dir, m.options)
+	if err != nil {
+		return fmt.Errorf("mount %q: %w", m.dir, err)
+	}
+	defer dev.Close()
+	if _, err := client.ServeFUSE(ctx, f, int(dev.Fd())); err != nil {
+		if down := fs.UnmountLazy(context.WithoutCancel(ctx), m.dir); down != nil {
+			err = errors.Join(err, down)
+		}
+		return fmt.Errorf("serve %q: %w", m.dir, err)
+	}
+	return nil
+}
+
+// openMount mounts with mount(2) where this process may, else through
+// fusermount3.
+func openMount(ctx context.Context, dir string, o fs.MountOptions) (*os.File, error) {
+	if os.Geteuid() == 0 {
+		return fs.OpenMount(dir, o)
+	}
+	return fs.OpenFusermount(ctx, dir, o)
+}
+
+// clearDeadAt takes down a mount at dir whose server is gone, so that a crash
+// does not stand in the way of the next mount.
+func (e *env) clearDeadAt(ctx context.Context, dir string) error {
+	dead, err := fs.Dead(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range dead {
+		if d.Dir != dir {
+			continue
+		}
+		if err := fs.UnmountLazy(ctx, dir); err != nil {
+			return err
+		}
+		fmt.Fprintf(e.stderr, "galley: cleared a dead mount at %s\n", safePath(dir))
+	}
+	return nil
+}
+
+// mountSession finds the session by name, or makes it.
+func (e *env) mountSession(ctx context.Context, st *snapshots.Store, m mountRequest) (*snapshots.Session, error) {
+	sess, err := st.Find(m.session)
+	if err == nil {
+		if m.base != "" && !sameDir(m.base, sess.Trees()[0].Base) {
+			return nil, withHint(fmt.Errorf("session %q exists, on %q and not on %q", m.session, sess.Trees()[0].Base, m.base),
+				"choose another name, or leave --base out")
+		}
+		return sess, nil
+	}
+	if !errors.Is(err, snapshots.ErrNotFound) {
+		return nil, err
+	}
+	base := m.base
+	if base == "" {
+		dir, err := os.Getwd()
+		if err != nil {
+			return nil, fmt.Errorf("find the current directory: %w", err)
+		}
+		base = projectDir(dir)
+	}
+	sess, err = st.Create(ctx, snapshots.Spec{Name: m.session, Base: base})
+	if err != nil {
+		return nil, createError(err)
+	}
+	fmt.Fprintf(e.stderr, "galley: made session %s on %s\n", safeLine(sess.Name()), safePath(sess.Trees()[0].Base))
+	return sess, nil
+}
+
+func sameDir(a, b string) bool {
+	x, errX := os.Stat(a)
+	y, errY := os.Stat(b)
+	return errX == nil && errY == nil && os.SameFile(x, y)
+}
+
+func treeOf(sess *snapshots.Session, name string) (snapshots.TreeSpec, error) {
+	var names []string
+	for _, t := range sess.Trees() {
+		if t.Name == name {
+			return t, nil
+		}
+		names = append(names, t.Name)
+	}
+	err := fmt.Errorf("session %q has no tree %q", sess.Name(), name)
+	if n := nearest(name, names); n != "" {
+		err = fmt.Errorf("session %q has no tree %q; did you mean %q?", sess.Name(), name, n)
+	}
+	return snapshots.TreeSpec{}, withHint(err, treeHints(sess.Trees())...)
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/overlay"
+	"github.com/galleyfs/galley/review"
+	"github.com/galleyfs/galley/sandbox/owner"
+	"github.com/galleyfs/galley/snapshots"
+)
+
+// proof is what is reviewed: the change set of one snapshot of a session. Its
+// files stay readable until Close.
+type proof struct {
+	session  *snapshots.Session
+	snapshot snapshots.Snapshot
+	set      *review.ChangeSet
+	sealed   *snapshots.Sealed
+	bases    map[string]int // descriptor of each tree's base
+}
+
+// takeProof seals what the session has so far, by its owner or, without one,
+// under its lock, and computes the change set of that snapshot. A session that
+// is at work goes on while the proof is read.
+func (e *env) takeProof(ctx context.Context, sess *snapshots.Session, cause snapshots.Cause) (*proof, error) {
+	snap, err := e.seal(ctx, sess, cause)
+	if err != nil {
+		return nil, err
+	}
+	return openProof(ctx, sess, snap)
+}
+
+func (e *env) seal(ctx context.Context, sess *snapshots.Session, cause snapshots.Cause) (snapshots.Snapshot, error) {
+	ctrl, err := owner.Control(ctx, sess)
+	if err != nil {
+		return snapshots.Snapshot{}, fmt.Errorf("session %q: %w", sess.Name(), err)
+	}
+	snap, err := ctrl.Seal(ctx, snapshots.SealOptions{Cause: cause})
+	if closeErr := ctrl.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return snap, fmt.Errorf("seal session %q: %w", sess.Name(), err)
+	}
+	return snap, nil
+}
+
+// openProof computes the change set of a snapshot that was sealed before.
+func openProof(ctx context.Context, sess *snapshots.Session, snap snapshots.Snapshot) (*proof, error) {
+	p := &proof{session: sess, snapshot: snap, bases: map[string]int{}}
+	if err := sess.Reload(); err != nil {
+		return nil, err
+	}
+	sealed, err := sess.OpenSealed(snap.Number)
+	if err != nil {
+		return nil, fmt.Errorf("open snapshot %d of session %q: %w", snap.Number, sess.Name(), err)
+	}
+	p.sealed = sealed
+	var in []review.TreeInput
+	for _, t := range sealed.Trees() {
+		fd, err := unix.Open(t.Base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			p.Close()
+			return nil, withHint(fmt.Errorf("open the base %q of tree %s: %w", t.Base, t.Name, err),
+				"the changes are still in the session; put the directory back where it was")
+		}
+		p.bases[t.Name] = fd
+		in = append(in, review.TreeInput{Name: t.Name, View: review.FaceView(t.Face), BaseFD: fd})
+	}
+	p.set, err = review.Compute(ctx, in, review.Options{})
+	if err != nil {
+		p.Close()
+		return nil, fmt.Errorf("compute the changes of session %q: %w", sess.Name(), err)
+	}
+	return p, nil
+}
+
+// Close gives back what the proof holds open.
+func (p *proof) Close() {
+	for _, fd := range p.bases {
+		_ = unix.Close(fd)
+	}
+	if p.sealed != nil {
+		_ = p.sealed.Close()
+	}
+}
+
+// faces are the trees of the proof by name.
+func (p *proof) faces() map[string]*overlay.Face {
+	out := map[string]*overlay.Face{}
+	for _, t := range p.sealed.Trees() {
+		out[t.Name] = t.Face
+	}
+	return out
+}
+
+// countChanges is the number of changes at the last snapshot of a session.
+func countChanges(ctx context.Context, sess *snapshots.Session) (int, error) {
+	last := sess.Last()
+	if last.Number == 0 {
+		return 0, nil
+	}
+	p, err := openProof(ctx, sess, last)
+	if err != nil {
+		return 0, err
+	}
+	defer p.Close()
+	return len(p.set.Changes), nil
+}
+
+// selected is the part of the change set that the operands name, with what it
+// depends on; all of it when there are none.
+func (p *proof) selected(operands []string) (*review.ChangeSet, error) {
+	sel, err := p.choose(operands)
+	if err != nil || sel == nil {
+		return p.set, err
+	}
+	return sel.Set, nil
+}
+
+// choose picks changes; nil when there are no operands. An operand that names
+// no change is an error.
+func (p *proof) choose(operands []string) (*review.Selection, error) {
+	if len(operands) == 0 {
+		return nil, nil
+	}
+	paths, err := resolvePaths(p.session.Trees(), operands)
+	if err != nil {
+		return nil, err
+	}
+	patterns := make([]review.Pattern, len(paths))
+	for i, t := range paths {
+		patterns[i] = review.Pattern{Tree: t.tree, Path: escapePattern(t.path)}
+	}
+	sel, err := p.set.Select(patterns)
+	if err != nil {
+		return nil, err
+	}
+	for i, pattern := range patterns {
+		if slices.Contains(sel.Unmatched, pattern) {
+			return nil, withHint(refusef("no change at or below %q", operands[i]), "galley diff --name-status lists the changes")
+		}
+	}
+	return sel, nil
+}
+
+// escapePattern makes a pattern that matches the path and nothing else: the
+// shell has expanded what was meant as a pattern, and a file may be called *.
+func escapePattern(path string) string {
+	var b strings.Builder
+	for i := 0; i < len(path); i++ {
+		if strings.IndexByte(`*?[]{}\`, path[i]) >= 0 {
+			b.WriteByte('\\')
+		}
+		b.WriteByte(path[i])
+	}
+	return b.String()
+}

@@ -1,0 +1,165 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/galleyfs/galley/cmd/galley/internal/ui"
+	"github.com/galleyfs/galley/overlay"
+	"github.com/galleyfs/galley/review"
+	"github.com/galleyfs/galley/review/commit"
+	"github.com/galleyfs/galley/sandbox/local"
+	"github.com/galleyfs/galley/sandbox/owner"
+	"github.com/galleyfs/galley/snapshots"
+)
+
+// work runs a command in a sandbox that shows the session's trees, seals when
+// it has ended, and says what the session holds.
+func (e *env) work(ctx context.Context, sess *snapshots.Session, o runOptions, command []string) error {
+	client, err := owner.Ensure(ctx, sess, owner.Options{Log: e.log})
+	if err != nil {
+		return withHint(fmt.Errorf("start the owner of session %q: %w", sess.Name(), err), "galley doctor explains what this machine lacks")
+	}
+	defer client.Close()
+	before := sess.Last().Number
+	res, runErr := e.sandbox(ctx, sess, client, o.sandbox, command)
+	if runErr != nil && res.Code != exitMissing && res.Code != exitCannot {
+		return withHint(runErr, "galley doctor explains what this machine lacks")
+	}
+	// What the command did is sealed and told also when the command, or the
+	// terminal around it, was told to end.
+	ctx = context.WithoutCancel(ctx)
+	if err := e.afterWork(ctx, sess, client, o, before, res, strings.Join(command, " ")); err != nil {
+		return err
+	}
+	if runErr != nil {
+		return &failure{err: runErr, code: res.Code}
+	}
+	if res.Code != 0 {
+		return silent(res.Code)
+	}
+	return nil
+}
+
+// sandbox runs the command.
+func (e *env) sandbox(ctx context.Context, sess *snapshots.Session, client *owner.Client, o sandboxOptions, command []string) (local.Result, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return local.Result{Code: exitFailed}, fmt.Errorf("find the current directory: %w", err)
+	}
+	cfg := local.Config{
+		Command: command, Dir: e.workDir(sess, dir), Env: os.Environ(),
+		Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr,
+		AllowSockets: o.sockets, AllowAbstractSockets: o.abstract, HostTmp: o.hostTmp,
+		Caches: o.caches, Hide: []string{sess.Store().Home()},
+	}
+	if home := e.getenv("HOME"); !o.noCaches && home != "" {
+		cfg.Caches = append(cfg.Caches, local.DefaultCaches(home)...)
+	}
+	for _, t := range sess.Trees() {
+		cfg.Views = append(cfg.Views, e.view(client, t, strings.Join(command, " ")))
+	}
+	return local.Run(ctx, cfg)
+}
+
+// workDir is where the command starts: here, where that is in the session's
+// trees or nothing else was asked for, else in the workspace.
+func (e *env) workDir(sess *snapshots.Session, dir string) string {
+	if p, ok := inTrees(sess.Trees(), dir); ok {
+		for _, t := range sess.Trees() {
+			if t.Name == p.tree && p.path != "" {
+				return t.Mount + "/" + p.path
+			}
+			if t.Name == p.tree {
+				return t.Mount
+			}
+		}
+	}
+	return sess.Trees()[0].Mount
+}
+
+// view is a tree in the sandbox, served by the session's owner.
+func (e *env) view(client *owner.Client, t snapshots.TreeSpec, description string) local.View {
+	return local.View{
+		Path: t.Mount,
+		Serve: func(ctx context.Context, dev *os.File) error {
+			defer dev.Close()
+			_, err := client.ServeFUSE(ctx, owner.FUSE{
+				Tree: t.Name, Mountpoint: t.Mount, Private: true, Description: description,
+			}, int(dev.Fd()))
+			if err != nil {
+				return fmt.Errorf("serve tree %s: %w", t.Name, err)
+			}
+			return nil
+		},
+	}
+}
+
+// afterWork seals what the command did, commits or discards it if that was
+// asked for, and says what there is.
+func (e *env) afterWork(ctx context.Context, sess *snapshots.Session, client *owner.Client, o runOptions, before overlay.LayerID, res local.Result, text string) error {
+	snap, err := client.Seal(ctx, snapshots.SealOptions{Cause: snapshots.Cause{Kind: snapshots.CauseCommand, Text: text}})
+	if err != nil {
+		return withHint(fmt.Errorf("seal session %q: %w", sess.Name(), err), "the changes are in the session; galley status")
+	}
+	if o.quiet && !o.commit && !o.discard {
+		return nil
+	}
+	p, err := openProof(ctx, sess, snap)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	e.remember(p, p.set)
+	switch {
+	case p.set.Empty():
+		e.say(o, "galley: nothing changed in session %s\n", safeLine(sess.Name()))
+		return nil
+	case o.discard:
+		return e.discardAfter(ctx, client, p)
+	case o.commit && res.Code == 0:
+		return e.commitAfter(ctx, p, o)
+	case snap.Number == before:
+		e.say(o, "galley: nothing changed; session %s holds %s from before; galley diff · galley commit · galley discard\n",
+			safeLine(sess.Name()), ui.Count(len(p.set.Changes), "change", "changes"))
+		return nil
+	}
+	e.say(o, "galley: %s in session %s; galley diff · galley commit · galley discard\n", review.Summary(p.set), safeLine(sess.Name()))
+	e.tellDrift(p.set)
+	return nil
+}
+
+// say tells something that --quiet leaves out.
+func (e *env) say(o runOptions, format string, args ...any) {
+	if !o.quiet {
+		fmt.Fprintf(e.stderr, format, args...)
+	}
+}
+
+func (e *env) discardAfter(ctx context.Context, client *owner.Client, p *proof) error {
+	t, err := client.Discard(ctx, snapshots.Discard{})
+	if err != nil {
+		return fmt.Errorf("discard changes of session %q: %w", p.session.Name(), err)
+	}
+	fmt.Fprintf(e.stderr, "galley: discarded %s of session %s; galley sessions restore %s brings them back\n",
+		ui.Count(len(p.set.Changes), "change", "changes"), safeLine(p.session.Name()), t.ID)
+	return nil
+}
+
+// commitAfter commits everything. A refusal is an error of Galley's, because
+// the status of the command, which is 0, would hide it.
+func (e *env) commitAfter(ctx context.Context, p *proof, o runOptions) error {
+	plan, err := commit.NewPlan(p.set, commit.Options{})
+	if err != nil {
+		return err
+	}
+	if plan.Empty() {
+		return e.nothingToCommit(p, plan, commitOptions{})
+	}
+	if err := e.applyCommit(ctx, p, plan, nil, commitOptions{}); err != nil {
+		return &failure{err: err, code: exitFailed}
+	}
+	return nil
+}
