@@ -12,7 +12,7 @@ package_of() {
 	case $1 in
 	sqlite3 | rsync | make | git | strace | fuse-overlayfs | python3) echo "$1" ;;
 	npm) echo npm ;;
-	vim) echo vim ;;
+	vim | tmux) echo "$1" ;;
 	fusermount3) echo fuse3 ;;
 	setfattr | getfattr) echo attr ;;
 	setfacl | getfacl) echo acl ;;

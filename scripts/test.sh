@@ -12,7 +12,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 start=$SECONDS
 need_go
-need_packages git gcc make sqlite3 npm rsync vim fusermount3 setfattr setfacl \
+need_packages git gcc make sqlite3 npm rsync vim tmux fusermount3 setfattr setfacl \
 	setpriv script fuse-overlayfs mkfs.ext4
 ready_fuse
 

@@ -60,7 +60,7 @@ func startCommand(s *setup, tty int) (int, error) {
 			firstErr = err
 		}
 	}
-	return 0, describeStart(s.Command[0], firstErr)
+	return 0, describeStart(s.Command[0], s.Dir, firstErr)
 }
 
 // exec starts file. A text without a #! line is a shell script, as for
@@ -100,7 +100,7 @@ func candidates(name, pathList, dir string) []string {
 	return out
 }
 
-func describeStart(name string, err error) error {
+func describeStart(name, dir string, err error) error {
 	var perr *os.PathError
 	switch {
 	case name == "":
@@ -112,7 +112,11 @@ func describeStart(name string, err error) error {
 	case !strings.Contains(name, "/"):
 		return &startError{codeNotFound, fmt.Errorf("%s: command not found in PATH", name)}
 	}
-	if _, serr := os.Stat(perr.Path); serr == nil {
+	file := perr.Path
+	if !path.IsAbs(file) {
+		file = path.Join(dir, file)
+	}
+	if _, serr := os.Stat(file); serr == nil {
 		return &startError{codeNotFound, fmt.Errorf("%s: its interpreter (the #! line, or the dynamic loader) was not found: %w", name, perr.Err)}
 	}
 	return &startError{codeNotFound, fmt.Errorf("%s: command not found: %w", name, perr.Err)}

@@ -65,6 +65,7 @@ type runner struct {
 	term     *terminal
 	hasTerm  bool // the command has the terminal
 	started  bool
+	early    []syscall.Signal // came before the command ran
 	process  *os.Process
 	channel  channel
 	signals  chan os.Signal
@@ -258,7 +259,7 @@ func (r *runner) loop(ctx context.Context) (Result, error) {
 			case m.kind == kindView:
 				r.serveView(ctx, m, serveErrs)
 			case m.kind == kindStarted:
-				r.started = true
+				r.commandStarted()
 			case m.kind == kindStopped:
 				r.stopped(syscall.Signal(m.n))
 			case m.kind == kindExited:
@@ -268,6 +269,12 @@ func (r *runner) loop(ctx context.Context) (Result, error) {
 				result.Code, ended = int(m.code), true
 			}
 		case sig := <-r.signals:
+			if s := sig.(syscall.Signal); !r.started && deadly[s] {
+				// A set-up that hangs can be interrupted, too.
+				result, ended = Result{Code: 128 + int(s), Signal: s}, true
+				_ = r.process.Kill()
+				continue
+			}
 			r.forward(sig.(syscall.Signal))
 		case err := <-serveErrs:
 			if err != nil && failure == nil {
@@ -291,6 +298,15 @@ func (r *runner) loop(ctx context.Context) (Result, error) {
 	}
 	r.finish(result)
 	return result, failure
+}
+
+// commandStarted notes that the command runs and passes on what came before.
+func (r *runner) commandStarted() {
+	r.started = true
+	for _, sig := range r.early {
+		r.forward(sig)
+	}
+	r.early = nil
 }
 
 func (r *runner) serveView(ctx context.Context, m received, done chan<- error) {
@@ -328,6 +344,10 @@ func (e *sandboxError) Unwrap() error { return e.errno }
 // forward passes a signal that the caller got on to the command. One that the
 // terminal may have sent means its whole group.
 func (r *runner) forward(sig syscall.Signal) {
+	if !r.started {
+		r.early = append(r.early, sig)
+		return
+	}
 	if sig == unix.SIGCONT {
 		r.resume()
 		return
@@ -357,16 +377,14 @@ func (r *runner) stopped(sig syscall.Signal) {
 	if sig == unix.SIGSTOP {
 		sig = unix.SIGTSTP // which does not stop what nobody could continue
 	}
-	signal.Reset(sig)
-	if r.hasTerm {
-		_ = unix.Kill(0, sig)
-	} else {
-		_ = unix.Kill(os.Getpid(), sig)
-	}
-	r.awaitContinue()
-	if sig == unix.SIGTSTP {
-		signal.Notify(r.signals, sig)
-	}
+	withDefaultAction(sig, func() {
+		if r.hasTerm {
+			_ = unix.Kill(0, sig)
+		} else {
+			_ = unix.Kill(os.Getpid(), sig)
+		}
+		r.awaitContinue()
+	})
 	if r.term.holder() != holder {
 		r.hasTerm = false // the shell took it
 	}
@@ -417,14 +435,16 @@ func resultOf(ws syscall.WaitStatus) Result {
 	return Result{Code: ws.ExitStatus()}
 }
 
-// Exit ends the process as the command ended: by its signal where that can
-// be done quietly, so that a shell sees an interrupted job, else with Code.
+// Exit ends the process as the command ended: by the same signal, so that a
+// shell sees an interrupted or a crashed job, but without a core file of its
+// own; or with Code.
 func (r Result) Exit() {
-	switch r.Signal {
-	case unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGKILL:
-		signal.Reset(r.Signal)
-		_ = unix.Kill(os.Getpid(), r.Signal)
-		time.Sleep(orphanWait) // the signal ends the process meanwhile
+	if r.Signal != 0 {
+		_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+		withDefaultAction(r.Signal, func() {
+			_ = unix.Kill(os.Getpid(), r.Signal)
+			time.Sleep(orphanWait) // the signal ends the process meanwhile
+		})
 	}
 	os.Exit(r.Code)
 }

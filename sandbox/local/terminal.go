@@ -3,6 +3,8 @@ package local
 import (
 	"os"
 	"runtime"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +28,9 @@ var forwarded = []os.Signal{
 	unix.SIGHUP, unix.SIGINT, unix.SIGQUIT, unix.SIGTERM, unix.SIGUSR1, unix.SIGUSR2,
 	unix.SIGALRM, unix.SIGWINCH, unix.SIGTSTP, unix.SIGCONT,
 }
+
+// deadly are those of them that end a command which does not care.
+var deadly = map[syscall.Signal]bool{unix.SIGHUP: true, unix.SIGINT: true, unix.SIGQUIT: true, unix.SIGTERM: true}
 
 // A terminal is the caller's controlling terminal; nil is none.
 type terminal struct {
@@ -97,4 +102,30 @@ func terminalOnStdio(files ...*os.File) int {
 		}
 	}
 	return -1
+}
+
+// sigaction is the kernel's struct sigaction on the architectures that Go
+// runs on with Linux, other than mips.
+type sigaction struct {
+	handler, flags, restorer uintptr
+	mask                     uint64
+}
+
+// withDefaultAction runs f while the signal sig has its default action.
+// signal.Reset does not do that for the signals that stop a process: the Go
+// runtime leaves a handler in place, which drops them.
+func withDefaultAction(sig syscall.Signal, f func()) {
+	var deflt, old sigaction
+	if !setAction(sig, &deflt, &old) {
+		f() // SIGKILL and SIGSTOP have no other
+		return
+	}
+	f()
+	setAction(sig, &old, nil)
+}
+
+func setAction(sig syscall.Signal, to, old *sigaction) bool {
+	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(sig), uintptr(unsafe.Pointer(to)),
+		uintptr(unsafe.Pointer(old)), unsafe.Sizeof(to.mask), 0, 0)
+	return errno == 0
 }
