@@ -231,6 +231,9 @@ func (t *Tree) install(n *Node, x, y *nodeVer, src *source, tmp string, metaOnly
 	if x != nil {
 		nlink = x.nlink
 	}
+	if x == nil && !n.born(t.view) {
+		nlink = 0 // a switch of layers took its names away
+	}
 	names := slices.Clone(n.links)
 	if len(names) == 0 {
 		if dir, name := n.placeIn(t.view); dir != nil {

@@ -174,7 +174,7 @@ func (t *Tree) writeFD(n *Node) (*fdEnt, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	x := n.verIn(t.view)
-	if x == nil && !n.hasBase {
+	if contentVer(n, t.view) == nil && !n.born(t.view) {
 		return nil, unix.ESTALE
 	}
 	if !t.writable(x) || x.flags&verMeta != 0 {
@@ -246,6 +246,34 @@ func (f *Face) write(n *Node, fd int, p []byte, off int64) (int, error) {
 	}
 	f.wrote(n)
 	return done, nil
+}
+
+// WriteKeepTimes is Write that leaves the modification time as it was: for a
+// kernel that keeps the times itself while it holds writes back, and sets them
+// by Setattr.
+func (f *Face) WriteKeepTimes(n *Node, p []byte, off int64) (int, error) {
+	if err := f.begin(); err != nil {
+		return 0, err
+	}
+	defer f.end()
+	t := f.t
+	fd, err := t.forWrite(n)
+	if err != nil {
+		return 0, err
+	}
+	defer t.fds.done(fd)
+	n.up.Lock()
+	defer n.up.Unlock()
+	var st unix.Statx_t
+	if err := t.fs.Stat(fd.fd, "", &st); err != nil {
+		return 0, err
+	}
+	done, err := f.write(n, fd.fd, p, off)
+	if err != nil {
+		return done, err
+	}
+	ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, timeOf(st.Mtime).spec()}
+	return done, t.fs.Utimes(fd.fd, "", &ts)
 }
 
 // WriteKill is Write for a writer whose writing clears the set-id bits.

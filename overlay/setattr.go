@@ -117,6 +117,8 @@ func (f *Face) setMeta(n *Node, in *SetAttr) error {
 	if err := t.raise(n, want{meta: true}); err != nil {
 		return err
 	}
+	n.up.Lock() // times do not change between the two halves of WriteKeepTimes
+	defer n.up.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	x := n.verIn(t.view)
