@@ -138,28 +138,6 @@ func (t *Tree) mayAdd(parent *Node, name string, isDir bool) error {
 	return nil
 }
 
-// forbidden applies the rules to a name that is to be made or moved to.
-func (t *Tree) forbidden(parent *Node, name string, isDir bool) error {
-	if t.cfg.Rules == nil {
-		return nil
-	}
-	paths := [...]string{join(t.pathIn(t.view, parent), name), ""}
-	use := paths[:1]
-	if parent.hasBase {
-		paths[1] = join(parent.basePath(), name)
-		use = paths[:2]
-	}
-	for _, p := range use {
-		if t.cfg.Rules.Hidden(p, isDir) {
-			return unix.EACCES
-		}
-		if t.cfg.Rules.ReadOnly(p, isDir) {
-			return unix.EROFS
-		}
-	}
-	return nil
-}
-
 // whiteoutAt reports whether the active layer has a whiteout under the name.
 func (t *Tree) whiteoutAt(parent *Node, name string) bool {
 	e := parent.ents[name]

@@ -321,6 +321,7 @@ func (ld *loader) finish() error {
 		return err
 	}
 	t.findLinks()
+	t.applyRules()
 	return nil
 }
 

@@ -69,39 +69,6 @@ func (t *Tree) baseChild(v *view, dir *Node, name string, excl bool) (found, err
 	return f, nil
 }
 
-// StagePrefix begins the name of the directory in a base's root in which a
-// commit stages what it is about to rename into place. No view shows it.
-const StagePrefix = ".galley-stage-"
-
-// concealed reports whether an object of the base is one that no view shows.
-func (t *Tree) concealed(dir *Node, name string, st *unix.Statx_t) bool {
-	if isWhiteoutDev(uint32(st.Mode), st.Rdev_major, st.Rdev_minor) {
-		return true
-	}
-	if len(t.hide) > 0 && t.hide[hostID(st)] {
-		return true
-	}
-	if dir == t.root && strings.HasPrefix(name, StagePrefix) {
-		return true
-	}
-	if t.cfg.Rules == nil {
-		return false
-	}
-	return t.cfg.Rules.Hidden(join(dir.basePath(), name), uint32(st.Mode)&unix.S_IFMT == unix.S_IFDIR)
-}
-
-// hidden applies the rules to a node that a layer names: its place in the base
-// decides if it has one, so that no rename leads around a rule.
-func (t *Tree) hidden(v *view, n *Node) bool {
-	if t.cfg.Rules == nil {
-		return false
-	}
-	if n.hasBase {
-		return t.cfg.Rules.Hidden(n.basePath(), n.isDir())
-	}
-	return t.cfg.Rules.Hidden(t.pathIn(v, n), n.isDir())
-}
-
 func isWhiteoutDev(mode, major, minor uint32) bool {
 	return mode&unix.S_IFMT == unix.S_IFCHR && major == 0 && minor == 0
 }
@@ -201,7 +168,7 @@ func (t *Tree) newBaseNode(dir *Node, name string, st *unix.Statx_t, alias bool)
 	if alias {
 		n.ino |= firstOwnIno << 1
 	}
-	n.readOnly = dir.readOnly || t.cfg.Rules != nil && t.cfg.Rules.ReadOnly(join(dir.basePath(), name), n.isDir())
+	n.readOnly = dir.readOnly || t.unwritable(dir, name, st)
 	dir.refs.Add(1)
 	t.byBase[n.baseKey()] = n
 	return n

@@ -218,7 +218,8 @@ func (t *Tree) baseDirent(n *Node, dirFD int, dev uint64, d hostfs.Dirent) (DirE
 	}
 	typ := uint32(d.Type) << 12
 	id := HostID{Dev: dev, Ino: d.Ino}
-	if d.Type == unix.DT_UNKNOWN || d.Type == unix.DT_CHR || d.Type == unix.DT_DIR && len(t.hide) > 0 {
+	ruled := t.cfg.Rules != nil
+	if ruled || d.Type == unix.DT_UNKNOWN || d.Type == unix.DT_CHR || d.Type == unix.DT_DIR && len(t.hide) > 0 {
 		var st unix.Statx_t
 		if err := t.fs.Stat(dirFD, d.Name, &st); err != nil {
 			if err == unix.ENOENT {
@@ -226,13 +227,10 @@ func (t *Tree) baseDirent(n *Node, dirFD int, dev uint64, d hostfs.Dirent) (DirE
 			}
 			return DirEntry{}, false, err
 		}
-		if isWhiteoutDev(uint32(st.Mode), st.Rdev_major, st.Rdev_minor) || t.hide[hostID(&st)] {
+		if t.concealed(n, d.Name, &st) {
 			return DirEntry{}, false, nil
 		}
 		typ, id = uint32(st.Mode)&unix.S_IFMT, hostID(&st)
-	}
-	if t.cfg.Rules != nil && t.cfg.Rules.Hidden(join(n.basePath(), d.Name), typ == unix.S_IFDIR) {
-		return DirEntry{}, false, nil
 	}
 	t.liveMu.Lock()
 	ino := t.baseIno(id)

@@ -44,10 +44,11 @@ type Tree struct {
 
 	stateFD, layersFD, scratchFD int
 
-	fds      *fdCache
-	noClone  sync.Map // devices (uint64) whose files cannot be cloned into a layer
-	uid, gid uint32   // of what this process makes
-	watch    *watcher
+	ruledFiles ruledFiles
+	fds        *fdCache
+	noClone    sync.Map // devices (uint64) whose files cannot be cloned into a layer
+	uid, gid   uint32   // of what this process makes
+	watch      *watcher
 
 	// admit is held shared by every operation and exclusively by a Barrier.
 	admit sync.RWMutex
