@@ -169,7 +169,16 @@ func (l *layout) facts(e *overlay.Entry, path string) (*overlay.Was, error) {
 	if e.Whiteout || e.HasOrigin && e.Origin == path {
 		return l.base.factsNow(path)
 	}
-	return nil, nil
+	if !e.HasOrigin || e.Attr.IsDir() || e.Attr.Nlink < 2 {
+		return nil, nil
+	}
+	// Another name of a base file that the session copied up under a first
+	// one: only that one is recorded.
+	was, err := l.base.factsNow(path)
+	if first, ok := l.recorded(e.Origin); err != nil || was == nil || !ok || first == nil || first.ID != was.ID {
+		return nil, err
+	}
+	return was, nil
 }
 
 // recorded finds the facts of a path: nil if nothing was there, false if

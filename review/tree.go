@@ -137,7 +137,15 @@ func (d *differ) absent(path, under string, hasUnder bool) []overlay.Was {
 	if !hasUnder {
 		return nil
 	}
-	facts := []overlay.Was{{Path: under}}
+	for at := parentOf(under); at != ""; at = parentOf(at) {
+		if was, ok := d.layout.recorded(at); ok && was != nil && typeBits(was.Mode) != unix.S_IFDIR {
+			return nil // the base has no such directory: it comes with this change set
+		}
+	}
+	var facts []overlay.Was
+	if d.layout.movedFrom[under] == nil { // else what is there leaves with this very change set
+		facts = append(facts, overlay.Was{Path: under})
+	}
 	if dir := parentOf(path); path != "" && d.layout.merges(dir) {
 		facts = append(facts, overlay.Was{Path: parentOf(under), Exists: true, Mode: unix.S_IFDIR})
 	}
