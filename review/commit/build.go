@@ -50,6 +50,10 @@ type in struct {
 	receives bool
 	// link is the staged node that this one is another name of.
 	link *in
+	// other is the path in the view of the base's node that this one is to be
+	// another name of, "" for none: nothing is staged then.
+	other   string
+	oldPath string // of other, in the base
 	// area and slot say where it is staged, or passes through.
 	area int
 	slot string
@@ -127,24 +131,39 @@ func (s *shape) finish() {
 		}
 	}
 	for _, n := range s.inOrder {
+		s.pairLink(n)
 		dir, _ := split(n.path)
 		p := s.ins[dir]
-		if n.path == "" || p == nil || p.from != nil {
+		if n.path == "" || p == nil || !p.staged() {
 			continue
 		}
-		if n.from == nil {
+		if n.staged() {
 			n.parent = p
 		} else {
 			p.receives = true
 		}
 	}
 	for _, n := range s.inOrder {
-		if n.from == nil && n.c.Link != "" {
-			if to := s.ins[n.c.Link]; to != nil && to.from == nil && to.c.New.IsRegular() && n.c.New.IsRegular() {
-				n.link = to
-			}
-		}
 		n.direct = n.from != nil && s.canMoveDirectly(n)
+	}
+}
+
+// staged reports whether a node is made in a stage.
+func (n *in) staged() bool { return n.from == nil && n.other == "" }
+
+// pairLink finds what a further name is a name of. The change of the leading
+// name comes first.
+func (s *shape) pairLink(n *in) {
+	if n.from != nil || n.c.Link == "" || n.c.New.IsDir() {
+		return
+	}
+	switch to := s.ins[n.c.Link]; {
+	case to == nil, to.from != nil:
+		n.other = n.c.Link
+	case to.other != "":
+		n.other = to.other
+	case to.c.New.Type() == n.c.New.Type():
+		n.link = to
 	}
 }
 
@@ -154,7 +173,7 @@ func (s *shape) pairSlots() {
 		if o.moved != nil || o.above != nil {
 			continue
 		}
-		if n := s.ins[s.newPath(o.path)]; n != nil && n.from == nil && n.parent == nil {
+		if n := s.ins[s.newPath(o.path)]; n != nil && n.staged() && n.parent == nil {
 			o.slot = n
 		}
 	}
@@ -218,16 +237,15 @@ func (s *shape) oldPath(path string) (string, bool) {
 	return path, true
 }
 
-// oldDir is the directory of the base that is a directory of the view; false
-// for a staged one.
-func (s *shape) oldDir(dir string) (string, bool) {
-	if n := s.ins[dir]; n != nil {
+// oldNode is the path in the base of a node of the view that comes from there.
+func (s *shape) oldNode(path string) (string, bool) {
+	if n := s.ins[path]; n != nil {
 		if n.from == nil {
 			return "", false
 		}
 		return n.from.path, true
 	}
-	return s.oldPath(dir)
+	return s.oldPath(path)
 }
 
 // isDir reports whether the node that leaves is a directory.

@@ -28,7 +28,7 @@ func (j *job) stageAll(ctx context.Context) error {
 		for _, n := range s.inOrder {
 			j.assignSlot(n)
 			switch {
-			case n.from != nil:
+			case !n.staged():
 			case n.c.New.IsDir():
 				dirs = append(dirs, n)
 			case n.link != nil && n.link.area == n.area:
@@ -73,9 +73,9 @@ func (j *job) assignSlot(n *in) {
 	case n.parent != nil:
 		_, name := split(n.path)
 		n.slot = join(n.parent.slot, name)
-	case n.from == nil:
+	case n.staged():
 		n.slot = j.stageOf(n).slot('n')
-	case !n.direct:
+	case n.other != "" || !n.direct:
 		n.slot = j.stageOf(n).slot('o')
 	}
 }
@@ -377,7 +377,7 @@ func (j *job) finishDir(n *in) error {
 func (j *job) recordStaged() error {
 	for _, s := range j.shapes {
 		for _, n := range s.inOrder {
-			if n.from != nil {
+			if !n.staged() {
 				continue
 			}
 			var st unix.Statx_t

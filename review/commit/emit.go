@@ -22,6 +22,11 @@ const tick = 20 * time.Millisecond
 func (j *job) capture() error {
 	for tree, s := range j.shapes {
 		s.pairSlots()
+		for _, n := range s.inOrder {
+			if err := j.captureLink(tree, s, n); err != nil {
+				return err
+			}
+		}
 		for _, o := range s.outOrder {
 			f, err := j.captureNode(tree, o.path)
 			if err != nil {
@@ -59,6 +64,35 @@ func (o *out) entries() []treeEntry {
 		out[i] = treeEntry{b.facts, pathName(b.path[len(o.path)+1:])}
 	}
 	return out
+}
+
+// captureLink looks at the node of the base that a new name is for: it must have
+// the content that was reviewed under the new name.
+func (j *job) captureLink(tree int, s *shape, n *in) error {
+	if n.other == "" {
+		return nil
+	}
+	var err error
+	n.oldPath, _ = s.oldNode(n.other)
+	if n.facts, err = j.captureNode(tree, n.oldPath); err != nil {
+		return err
+	}
+	m := n.c.New
+	if !m.IsRegular() || !m.HasDigest {
+		return nil
+	}
+	fd, name, err := j.pl.at(loc{tree, pathName(n.oldPath)})
+	if err != nil {
+		return j.driftOr(tree, n.oldPath, err, "open")
+	}
+	sum, err := hashAt(j.fs, fd, name)
+	if err != nil {
+		return fmt.Errorf("read %q in the base: %w", n.oldPath, err)
+	}
+	if sum != m.Digest {
+		return &DriftError{Paths: []Drifted{{j.trees[tree].Name, n.oldPath, review.DriftContent, "its content changed on the host"}}}
+	}
+	return nil
 }
 
 func (j *job) captureNode(tree int, path string) (facts, error) {
@@ -198,7 +232,7 @@ func (e *emitter) unlockDirs() error {
 		}
 	}
 	for _, n := range e.s.inOrder {
-		if old, ok := e.s.oldDir(parent(n.path)); ok && n.parent == nil {
+		if old, ok := e.s.oldNode(parent(n.path)); ok && n.parent == nil {
 			dirs[old] = true
 		}
 	}
@@ -275,6 +309,7 @@ func (e *emitter) takeOuts() {
 
 // putIns puts what arrives in its place, parents first.
 func (e *emitter) putIns() {
+	var links []*in // last: what they are names of is in its place then
 	swapped := map[*in]*out{}
 	for _, o := range e.s.outOrder {
 		if o.slot != nil {
@@ -285,6 +320,8 @@ func (e *emitter) putIns() {
 		to := e.base(n.path)
 		switch {
 		case n.parent != nil:
+		case n.other != "":
+			links = append(links, n)
 		case n.from != nil && n.direct:
 			e.puts = append(e.puts, step{Op: opMove, Obj: n.from.obj, From: e.base(n.from.path), To: to})
 		case n.from != nil:
@@ -294,9 +331,13 @@ func (e *emitter) putIns() {
 		default:
 			e.puts = append(e.puts, step{Op: opMove, Obj: e.newObject(n), From: loc{n.area, pathName(n.slot)}, To: to})
 		}
-		if n.from == nil && e.deferred(n) {
+		if e.deferred(n) {
 			e.finishStaged(n)
 		}
+	}
+	for _, n := range links {
+		e.puts = append(e.puts, step{Op: opLink, Obj: e.oldObject(n.oldPath, n.facts), From: e.base(n.other),
+			To: e.base(n.path), Slot: loc{n.area, pathName(n.slot)}})
 	}
 }
 
@@ -385,6 +426,8 @@ func (j *job) identity(tree int, c *review.Change) overlay.HostID {
 		return overlay.HostID{}
 	case n.from != nil:
 		return overlay.HostID{Dev: j.pl.devs[n.area], Ino: n.from.facts.Ino}
+	case n.other != "":
+		return overlay.HostID{Dev: j.pl.devs[n.area], Ino: n.facts.Ino}
 	}
 	return overlay.HostID{Dev: j.pl.devs[n.area], Ino: n.facts.Ino}
 }

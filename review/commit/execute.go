@@ -76,6 +76,8 @@ func (x *executor) do(i int) error {
 	case s.Op == opMeta:
 		// What was lent for a step that has happened is not lent again.
 		return x.setMeta(i, s.After, s.Lend)
+	case s.Op == opLink:
+		return x.link(s)
 	case x.gone[s.Obj]:
 		o := &x.objects[s.Obj]
 		if o.Gone {
@@ -129,6 +131,56 @@ func (x *executor) swap(s *step) error {
 	return x.refusal(old, bad, err)
 }
 
+// link gives a node that stays in the base another name there.
+func (x *executor) link(s *step) error {
+	o := &x.objects[s.Obj]
+	bad, err := x.compare(o, s.From)
+	if bad != nil {
+		return x.drift(o, bad)
+	}
+	if err != nil {
+		return x.renameError(o, s, err)
+	}
+	fromFD, fromName, err := x.pl.at(s.From)
+	if err != nil {
+		return x.renameError(o, s, err)
+	}
+	toFD, toName, err := x.pl.at(s.To)
+	if err == nil {
+		err = x.touch(s.To, toFD)
+	}
+	if err == nil {
+		err = x.fs.Link(fromFD, fromName, toFD, toName)
+	}
+	if err != nil {
+		return x.renameError(&object{Tree: o.Tree, Label: s.To.Path}, s, err)
+	}
+	return nil
+}
+
+// unlink takes back a name that link made: into the stage, where it can be
+// looked at before it is gone.
+func (x *executor) unlink(s *step) error {
+	o := &x.objects[s.Obj]
+	if err := x.rename(s.To, s.Slot, unix.RENAME_NOREPLACE); err != nil {
+		return x.renameError(o, &step{From: s.To, To: s.Slot}, err)
+	}
+	var st unix.Statx_t
+	err := x.pl.stat(s.Slot, &st)
+	now := factsOf(&st)
+	if err == nil && o.sameNode(&now) {
+		return nil
+	}
+	var bad *mismatch
+	if err == nil {
+		bad = &mismatch{"", review.DriftReplaced, "it was replaced on the host"}
+	}
+	if rerr := x.rename(s.Slot, s.To, unix.RENAME_NOREPLACE); rerr != nil {
+		return x.putBackError(o, bad, err, rerr)
+	}
+	return x.refusal(o, bad, err)
+}
+
 // undo takes one step back. What leaves the base must be what the commit put
 // there: where the host wrote to it meanwhile, it stays.
 func (x *executor) undo(i int) error {
@@ -137,6 +189,8 @@ func (x *executor) undo(i int) error {
 	case s.Op == opMeta:
 		// A step that was not reached may have no place yet.
 		return x.setMeta(i, s.Before, !s.Lend || x.gone[s.Obj])
+	case s.Op == opLink:
+		return x.unlink(s)
 	case s.Op == opSwap && x.gone[s.Obj]:
 		// The host removed what was put in place: the old one goes back.
 		old := &x.objects[s.Old]

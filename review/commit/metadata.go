@@ -91,7 +91,7 @@ func (j *job) finalMode(n *in) uint32 {
 // in its place: an ordinary user can neither move a directory nor put something
 // into it without being allowed to write it.
 func (j *job) deferred(n *in) bool {
-	if !n.c.New.IsDir() || n.from != nil {
+	if !n.c.New.IsDir() || !n.staged() {
 		return false
 	}
 	return n.receives || n.parent == nil && j.lendsAccess(n.c.New.Mode)
@@ -126,7 +126,7 @@ func (j *job) metaOf(c *review.Change, now *facts) (before, after *meta) {
 	if mode := permissions(j.plan.mode(c)); c.Parts&review.PartMode != 0 && !c.New.IsSymlink() {
 		old := permissions(now.Mode)
 		before.Mode, after.Mode = &old, &mode
-	} else if after.UID != nil || after.GID != nil {
+	} else if (after.UID != nil || after.GID != nil) && !c.New.IsSymlink() {
 		// A change of owner may clear set-id bits: say which mode stays.
 		old := permissions(now.Mode)
 		before.Mode, after.Mode = &old, &old

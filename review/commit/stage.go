@@ -12,12 +12,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/overlay/hostfs"
 	"github.com/galleyfs/galley/review"
 )
 
 // stagePrefix begins the name of every staging directory.
-const stagePrefix = ".galley-stage-"
+const stagePrefix = overlay.StagePrefix
 
 // stageIgnore hides a stage from git, whichever repository it falls into.
 const stageIgnore = ".gitignore"
@@ -60,15 +61,9 @@ func (s *stage) slot(kind byte) string {
 
 // makeShapes sorts the plan's changes into what leaves, arrives and stays.
 func (j *job) makeShapes() error {
-	linked := map[string]bool{}
-	for _, c := range j.plan.Changes {
-		if c.Link != "" {
-			linked[key(c.Tree, c.Link)] = true
-		}
-	}
 	for _, c := range j.plan.Changes {
 		tree := j.treeIndex(c.Tree)
-		inPlace, err := j.inPlace(tree, c, linked[key(c.Tree, c.Path)])
+		inPlace, err := j.inPlace(tree, c)
 		if err != nil {
 			return err
 		}
@@ -83,22 +78,20 @@ func (j *job) makeShapes() error {
 // inPlace decides whether a change of metadata or a rename can act on the node
 // itself. A file with several names is replaced instead, since the other names
 // may be outside the base.
-func (j *job) inPlace(tree int, c *review.Change, linked bool) (bool, error) {
+func (j *job) inPlace(tree int, c *review.Change) (bool, error) {
 	switch {
 	case c.Kind != review.MetaOnly && c.Kind != review.Renamed:
 		return false, nil
 	case c.New.IsDir():
 		return true, nil
-	case c.Kind == review.Renamed && (linked || c.Link != "" || c.Parts&(review.PartContent|review.PartTarget|review.PartRdev) != 0):
-		return false, nil
-	case c.Link != "":
-		return false, nil
 	case c.Kind == review.Renamed && c.Parts == 0:
 		return true, nil
+	case c.Link != "" || c.Parts&(review.PartContent|review.PartTarget|review.PartRdev) != 0:
+		return false, nil
 	}
 	var st unix.Statx_t
 	if err := j.pl.stat(loc{tree, pathName(c.Origin)}, &st); err != nil {
-		return false, fmt.Errorf("examine %q in the base: %w", c.Origin, err)
+		return false, j.driftOr(tree, c.Origin, err, "examine")
 	}
 	return st.Nlink == 1, nil
 }
@@ -112,7 +105,7 @@ func (j *job) chooseStages() error {
 				continue
 			}
 			dir, _ := split(n.path)
-			old, ok := s.oldDir(dir)
+			old, ok := s.oldNode(dir)
 			if !ok { // below a staged directory that receives it
 				n.area = s.ins[dir].area
 				continue
@@ -123,6 +116,9 @@ func (j *job) chooseStages() error {
 			}
 			n.area = st.area
 			if n.inherits, err = j.inheritsGroup(tree, old); err != nil {
+				return err
+			}
+			if err := j.checkLink(tree, s, n, st.vol); err != nil {
 				return err
 			}
 			if n.from == nil {
@@ -155,6 +151,26 @@ func (j *job) inheritsGroup(tree int, dir string) (bool, error) {
 		return false, j.driftOr(tree, dir, err, "examine")
 	}
 	return st.Mode&unix.S_ISGID != 0, nil
+}
+
+// checkLink makes a copy of what was to be another name of a node of the base,
+// where that is on another file system.
+func (j *job) checkLink(tree int, s *shape, n *in, vol volume) error {
+	if n.other == "" {
+		return nil
+	}
+	old, ok := s.oldNode(n.other)
+	if !ok {
+		return fmt.Errorf("change set: %q is another name of %q, which is not in the base", n.path, n.other)
+	}
+	var st unix.Statx_t
+	if err := j.pl.stat(loc{tree, pathName(old)}, &st); err != nil {
+		return j.driftOr(tree, old, err, "examine")
+	}
+	if volumeOf(&st) != vol {
+		n.other = ""
+	}
+	return nil
 }
 
 // checkVolume refuses a rename from one file system to another, which no rename

@@ -69,6 +69,8 @@ const (
 	opMove op = "move"
 	// opSwap exchanges a staged object with an old one.
 	opSwap op = "swap"
+	// opLink makes an object that stays known by one more name.
+	opLink op = "link"
 	// opMeta changes mode, owner, xattrs or times of a node in place.
 	opMeta op = "meta"
 )
@@ -81,8 +83,11 @@ type step struct {
 	// Old is the object that a swap takes out.
 	Old  int `json:"old,omitempty"`
 	From loc `json:"from"`
-	// To is where the object goes; of an opMeta where it is (From is unused).
+	// To is where the object goes; of an opMeta where it is (From is unused),
+	// of an opLink its further name.
 	To loc `json:"to"`
+	// Slot is where the name that an opLink made goes when it is taken back.
+	Slot loc `json:"slot,omitzero"`
 	// Lend: an opMeta that only lends access for the steps after it.
 	Lend bool `json:"lend,omitempty"`
 	// Before and After of an opMeta.
@@ -176,12 +181,18 @@ func (r *record) checkStep(s *step) error {
 		return err
 	}
 	switch s.Op {
-	case opMove, opSwap:
+	case opMove, opSwap, opLink:
 		if s.Op == opSwap && (s.Old < 0 || s.Old >= len(r.objects) || s.Old == s.Obj) {
 			return fmt.Errorf("swap of object %d of %d", s.Old, len(r.objects))
 		}
 		if s.From.Path == "" || s.To.Path == "" {
 			return fmt.Errorf("it moves a root")
+		}
+		if s.Op == opLink && s.Slot.Path == "" {
+			return fmt.Errorf("a link without a slot")
+		}
+		if err := r.checkLoc(s.Slot); err != nil {
+			return err
 		}
 		return r.checkLoc(s.From)
 	case opMeta:

@@ -27,7 +27,7 @@ func (x *executor) survey() error {
 	}
 	for i := range x.steps {
 		s := &x.steps[i]
-		if s.Op == opMeta {
+		if s.Op == opMeta || s.Op == opLink {
 			continue
 		}
 		ways[s.Obj] = append(ways[s.Obj], where{s.To, i})
@@ -81,6 +81,11 @@ func (x *executor) decide(at []int) error {
 		s := &x.steps[i]
 		switch {
 		case s.Op == opMeta:
+		case s.Op == opLink:
+			var err error
+			if x.done[i], err = x.isAt(s.Obj, s.To); err != nil {
+				return err
+			}
 		case s.Op == opMove && !x.gone[s.Obj]:
 			x.done[i] = at[s.Obj] >= i
 		case s.Op == opMove:
