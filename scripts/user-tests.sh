@@ -1,7 +1,7 @@
 #!/bin/bash
 # As root: copies the source and the modules it needs to a place that the
 # ordinary test user can read, and runs `go test` there as that user. The
-# arguments are flags for go test; the JSON it prints goes to standard output.
+# arguments are flags for go test, PACKAGES what it tests (default ./...).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -37,4 +37,4 @@ chown -R "$test_user": "$work/src" "$work/cache" "$work/tmp"
 cd "$work/src"
 as_user env GOCACHE="$work/cache" GOMODCACHE="$work/mod" GOPROXY=off \
 	GOFLAGS=-buildvcs=false TMPDIR="$work/tmp" \
-	go test "$@" ./...
+	go test "$@" ${PACKAGES:-./...}

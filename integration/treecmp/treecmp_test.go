@@ -128,9 +128,13 @@ func TestLeavingOut(t *testing.T) {
 	if err := errorsOf(rewrite(root+"/d/f", "other"), rewrite(root+"/d/extra", ""), rewrite(root+"/solo", "other one")); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chtimes(filepath.Join(root, "fifo"), old, old.Add(1)); err != nil {
+		t.Fatal(err)
+	}
 	lines := Diff(before, mustRead(t, root), Options{
-		Ignore:  func(path string) bool { return path == "d" },
-		Content: func(path string) bool { return path == "solo" },
+		Ignore:   func(path string) bool { return path == "d" },
+		Content:  func(path string) bool { return path == "solo" },
+		AnyMtime: func(path string) bool { return path == "fifo" },
 	})
 	if len(lines) != 0 {
 		t.Errorf("differences in what was left out: %q", lines)

@@ -1,4 +1,5 @@
 #needs: mkfifo flock ln
+#content: ^d/(pipe|mine)$
 mkdir d
 mkfifo d/pipe
 echo a >d/a
