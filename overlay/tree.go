@@ -446,6 +446,11 @@ func (t *Tree) Close() error {
 	if busy > 0 {
 		return fmt.Errorf("tree %q: %d views are still attached: %w", t.cfg.Name, busy, unix.EBUSY)
 	}
+	// The watcher's goroutine takes the admission lock to tell what it saw, so
+	// that waiting for its end while holding the lock would wait for ever.
+	if t.watch != nil {
+		t.watch.close()
+	}
 	t.admit.Lock()
 	defer t.admit.Unlock()
 	if t.closed {

@@ -31,6 +31,7 @@ type watcher struct {
 	fd     int
 	wakeFD int
 	ended  sync.WaitGroup
+	closed sync.Once
 	broken atomic.Bool
 
 	mu   sync.Mutex
@@ -55,13 +56,16 @@ func startWatcher(t *Tree) *watcher {
 	return w
 }
 
+// close ends the watcher and waits for that; further calls do nothing.
 func (w *watcher) close() {
-	var one [8]byte
-	binary.NativeEndian.PutUint64(one[:], 1)
-	_, _ = unix.Write(w.wakeFD, one[:])
-	w.ended.Wait()
-	_ = unix.Close(w.fd)
-	_ = unix.Close(w.wakeFD)
+	w.closed.Do(func() {
+		var one [8]byte
+		binary.NativeEndian.PutUint64(one[:], 1)
+		_, _ = unix.Write(w.wakeFD, one[:])
+		w.ended.Wait()
+		_ = unix.Close(w.fd)
+		_ = unix.Close(w.wakeFD)
+	})
 }
 
 // add watches the base directory n, open as dirFD, from before its entries are
