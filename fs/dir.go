@@ -11,9 +11,12 @@ import (
 )
 
 // Directories are listed without handles: a READDIR names the directory and
-// the cookie of the entry it continues after. On the wire, "." has cookie 1,
-// ".." has 2, and an entry has the engine's cookie plus entryShift.
-const entryShift = 2
+// the cookie of the entry it continues after. The engine's cookies leave the
+// low numbers free for "." and "..".
+const (
+	cookieDot    = 1
+	cookieDotDot = 2
+)
 
 // Sizes of one entry in an answer (struct fuse_dirent, fuse_entry_out).
 const (
@@ -58,18 +61,17 @@ func (r *rawFS) dir(in *fuse.ReadIn) (*overlay.Node, fuse.Status) {
 	return n, fuse.OK
 }
 
-// list collects what follows the wire cookie off and fits into room bytes,
+// list collects what follows the cookie off and fits into room bytes,
 // with extra bytes beside each name.
 func (r *rawFS) list(n *overlay.Node, off uint64, room, extra int) (*batch, error) {
 	if off > math.MaxInt64 {
 		return nil, unix.EINVAL
 	}
 	b := batches.Get().(*batch)
-	after := uint64(0)
-	if off > entryShift {
-		after = off - entryShift
+	if off <= cookieDotDot {
+		off = 0
 	}
-	err := r.face.ReadDir(n, after, func(e overlay.DirEntry) bool {
+	err := r.face.ReadDir(n, off, func(e overlay.DirEntry) bool {
 		room -= direntLen(e.Name) + extra
 		if room < 0 {
 			return false
@@ -87,8 +89,8 @@ func (r *rawFS) list(n *overlay.Node, off uint64, room, extra int) (*batch, erro
 // dots adds "." and ".." where off has not passed them yet. It reports false
 // when the answer is full.
 func (r *rawFS) dots(n *overlay.Node, off uint64, add func(fuse.DirEntry) bool) bool {
-	if off < 1 {
-		self := fuse.DirEntry{Name: ".", Mode: unix.S_IFDIR, Off: 1}
+	if off < cookieDot {
+		self := fuse.DirEntry{Name: ".", Mode: unix.S_IFDIR, Off: cookieDot}
 		if a, err := r.face.Getattr(n); err == nil {
 			self.Ino = a.Ino
 		}
@@ -98,11 +100,11 @@ func (r *rawFS) dots(n *overlay.Node, off uint64, add func(fuse.DirEntry) bool) 
 	}
 	// The parent's number is not known here and left unknown; the kernel
 	// resolves ".." by itself.
-	return off >= 2 || add(fuse.DirEntry{Name: "..", Mode: unix.S_IFDIR, Off: 2})
+	return off >= cookieDotDot || add(fuse.DirEntry{Name: "..", Mode: unix.S_IFDIR, Off: cookieDotDot})
 }
 
 func wireEntry(e overlay.DirEntry) fuse.DirEntry {
-	return fuse.DirEntry{Name: e.Name, Mode: e.Type, Ino: e.Ino, Off: e.Cookie + entryShift}
+	return fuse.DirEntry{Name: e.Name, Mode: e.Type, Ino: e.Ino, Off: e.Cookie}
 }
 
 func (r *rawFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {

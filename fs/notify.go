@@ -38,7 +38,7 @@ func (r *rawFS) Notify(events []overlay.Event) {
 			r.notifyData(srv, e.Node)
 		default:
 			if id := r.nodes.id(e.Node); r.nodes.get(id) != nil {
-				srv.InodeNotify(id, -1, 0) // attributes only
+				r.dev.use(func(int) { srv.InodeNotify(id, -1, 0) }) // attributes only
 			}
 		}
 	}
@@ -46,7 +46,7 @@ func (r *rawFS) Notify(events []overlay.Event) {
 
 func (r *rawFS) notifyData(srv *fuse.Server, n *overlay.Node) {
 	if id := r.nodes.id(n); r.nodes.get(id) != nil {
-		srv.InodeNotify(id, 0, 0) // attributes and all pages
+		r.dev.use(func(int) { srv.InodeNotify(id, 0, 0) }) // attributes and all pages
 	}
 }
 
@@ -58,11 +58,14 @@ func (r *rawFS) notifyName(srv *fuse.Server, parent *overlay.Node, name string) 
 	if r.nodes.get(id) == nil {
 		return
 	}
-	if srv.KernelSettings().Flags64()&fuse.CAP_HAS_EXPIRE_ONLY != 0 {
-		r.dev.expire(id, name)
-		return
-	}
-	srv.EntryNotify(id, name)
+	expire := srv.KernelSettings().Flags64()&fuse.CAP_HAS_EXPIRE_ONLY != 0
+	r.dev.use(func(fd int) {
+		if expire {
+			sendExpire(fd, id, name)
+			return
+		}
+		srv.EntryNotify(id, name)
+	})
 }
 
 // expireMessage is FUSE_NOTIFY_INVAL_ENTRY up to the name.
@@ -71,45 +74,57 @@ type expireMessage struct {
 	body fuse.NotifyInvalEntryOut
 }
 
-// expire sends an entry notification with FUSE_EXPIRE_ONLY, which go-fuse has
-// no call for. Errors mean that the kernel does not know the name (ENOENT) or
-// that the mount is gone; neither is of interest.
-func (d *device) expire(parent uint64, name string) {
+// sendExpire sends an entry notification with FUSE_EXPIRE_ONLY, which go-fuse
+// has no call for. Errors mean that the kernel does not know the name (ENOENT)
+// or that the mount is gone; neither is of interest.
+func sendExpire(fd int, parent uint64, name string) {
 	const size = unsafe.Sizeof(expireMessage{})
 	buf := make([]byte, int(size)+len(name)+1)
 	*(*expireMessage)(unsafe.Pointer(unsafe.SliceData(buf))) = expireMessage{
-		head: fuse.OutHeader{Length: uint32(len(buf)), Status: fuse.NOTIFY_INVAL_ENTRY},
+		head: fuse.OutHeader{Length: uint32(len(buf)), Status: -fuse.NOTIFY_INVAL_ENTRY},
 		body: fuse.NotifyInvalEntryOut{Parent: parent, NameLen: uint32(len(name)), Flags: fuse.EXPIRE_ONLY},
 	}
 	copy(buf[size:], name)
-	d.use(func(fd int) {
-		for {
-			if _, err := unix.Write(fd, buf); err != syscall.EINTR {
-				return
-			}
+	for {
+		if _, err := unix.Write(fd, buf); err != syscall.EINTR {
+			return
 		}
-	})
+	}
 }
 
 // device is the server's own descriptor of /dev/fuse, beside the one that
-// go-fuse reads from.
+// go-fuse reads from, and the gate that all notifications pass. A notification
+// may wait for a request to be answered, so the gate is closed before the
+// readers are.
 type device struct {
-	mu sync.RWMutex
-	fd int // protected by mu; -1 once closed
+	mu   sync.RWMutex
+	fd   int  // protected by mu; -1 once closed
+	shut bool // protected by mu; no notification passes any more
 }
 
-// use calls f with the descriptor, unless it is closed.
+// use calls f with the descriptor, unless the gate is shut.
 func (d *device) use(f func(fd int)) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
-	if d.fd >= 0 {
+	if !d.shut {
 		f(d.fd)
 	}
+}
+
+// shutGate waits for notifications under way, lets no more pass, and makes
+// reads of the device fail with EAGAIN instead of waiting. It reports false if
+// the device is closed already.
+func (d *device) shutGate() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.shut = true
+	return d.fd >= 0 && unix.SetNonblock(d.fd, true) == nil
 }
 
 func (d *device) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.shut = true
 	if d.fd >= 0 {
 		_ = unix.Close(d.fd)
 		d.fd = -1
@@ -140,7 +155,7 @@ func (s *staler) data(id uint64) {
 }
 
 // run sends what is asked for until done is closed.
-func (s *staler) run(srv *fuse.Server, done <-chan struct{}) {
+func (s *staler) run(srv *fuse.Server, dev *device, done <-chan struct{}) {
 	for {
 		select {
 		case <-done:
@@ -152,7 +167,7 @@ func (s *staler) run(srv *fuse.Server, done <-chan struct{}) {
 		s.pending = make(map[uint64]struct{})
 		s.mu.Unlock()
 		for id := range ids {
-			srv.InodeNotify(id, 0, 0)
+			dev.use(func(int) { srv.InodeNotify(id, 0, 0) })
 		}
 	}
 }

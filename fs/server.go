@@ -1,11 +1,11 @@
 package fs
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -95,7 +95,7 @@ func Serve(dev *os.File, src Source, o Options) (*Server, error) {
 		return nil, fmt.Errorf("serve FUSE: the mount is gone, or somebody else serves it: %w", err)
 	}
 	go s.serve()
-	go raw.stale.run(s.fuse, s.done)
+	go raw.stale.run(s.fuse, own, s.done)
 	return s, nil
 }
 
@@ -169,21 +169,33 @@ const closePoll = 2 * time.Millisecond
 // ends by itself.
 func (s *Server) Close() error {
 	s.closing.Store(true)
-	err := errors.New("the device is closed")
-	s.raw.dev.use(func(fd int) { err = unix.SetNonblock(fd, true) })
-	if err != nil {
+	if !s.raw.dev.shutGate() {
 		s.Wait() // it is ending already
 		return nil
 	}
 	// The readers now leave at their next read. Those that sleep in one are
-	// woken by a message: asking the kernel for a page of the root makes it
-	// send one.
+	// woken by a signal, after which the kernel starts their read anew.
 	for {
-		go s.fuse.InodeRetrieveCache(rootID, 0, make([]byte, 1))
+		wakeThreads()
 		select {
 		case <-s.done:
 			return nil
 		case <-time.After(closePoll):
+		}
+	}
+}
+
+// wakeThreads sends every thread of the process SIGURG, which the Go runtime
+// uses itself to interrupt threads and otherwise ignores.
+func wakeThreads() {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return
+	}
+	pid := os.Getpid()
+	for _, t := range tasks {
+		if tid, err := strconv.Atoi(t.Name()); err == nil {
+			_ = unix.Tgkill(pid, tid, unix.SIGURG)
 		}
 	}
 }

@@ -58,6 +58,12 @@ type Config struct {
 	ReadOnly bool
 	// MaxFDs bounds the descriptors the tree keeps open (default 512).
 	MaxFDs int
+	// LayerTrees are the trees of layers that lie elsewhere than in StateDir,
+	// as directory descriptors, which the tree takes over: see [OpenDirs].
+	LayerTrees map[LayerID]int
+	// UserXattr marks layers in "user.overlay." also where "trusted.overlay."
+	// could be used.
+	UserXattr bool
 	// NoWatch switches off watching the base's directories.
 	NoWatch bool
 }

@@ -8,10 +8,11 @@ import (
 )
 
 // Timeouts for what a kernel may cache: long where every change is notified,
-// short where the host may change something unseen.
+// short where the host may change something unseen, so that it is seen within
+// the second, finding out and dropping pages included.
 const (
 	longTimeout  = 24 * time.Hour
-	shortTimeout = time.Second
+	shortTimeout = time.Second / 2
 )
 
 // Face is one way into a tree: a mount, a guest, a program in process. All
@@ -168,6 +169,7 @@ func (t *Tree) drop(n *Node) *Node {
 	if n.refs.Load() > 0 {
 		return nil
 	}
+	delete(t.goneDirs, n)
 	if x := n.ver; x != nil && x.flags&verOrphan != 0 {
 		t.dropOrphan(n, x)
 	}

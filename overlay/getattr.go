@@ -125,6 +125,9 @@ func (t *Tree) strandedAttr(n *Node) (Attr, error) {
 // ghostAttr describes a file of which this view changed only the number of
 // names, down to none.
 func (t *Tree) ghostAttr(n *Node, x *nodeVer, v *view) (Attr, error) {
+	if a, ok := t.goneDirs[n]; ok {
+		return a, nil
+	}
 	var st unix.Statx_t
 	y := contentVer(n, v)
 	var err error

@@ -143,7 +143,7 @@ func (ld *loader) cut(l LayerID, n int) (int64, error) {
 	if ld.layer == l {
 		return int64(n), nil
 	}
-	prefix, err := probePrefix(t.fs, t.stateFD)
+	prefix, err := t.xattrPrefix()
 	if err != nil {
 		return 0, fmt.Errorf("layer %d: %w", l, err)
 	}

@@ -158,7 +158,13 @@ func (t *Tree) layerRootFD(y *nodeVer) (*fdEnt, error) {
 	if e := t.fds.get(k); e != nil {
 		return e, nil
 	}
-	fd, err := t.openLayerFile(y.layer, "tree", unix.O_PATH|unix.O_DIRECTORY)
+	var fd int
+	var err error
+	if dir, ok := t.cfg.LayerTrees[y.layer]; ok {
+		fd, err = t.fs.Dup(dir)
+	} else {
+		fd, err = t.openLayerFile(y.layer, "tree", unix.O_PATH|unix.O_DIRECTORY)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("layer %d: %w", y.layer, lost(err))
 	}

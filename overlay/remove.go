@@ -52,7 +52,15 @@ func (t *Tree) putWhiteout(dir int, name string, over bool) error {
 // Preconditions: mu is held.
 func (t *Tree) lowerHas(parent *Node, name string) (bool, error) {
 	if e := parent.entryIn(t.lower, name); e != nil {
-		return e.node != nil, nil
+		if e.node == nil {
+			return false, nil
+		}
+		if e.node.isDir() {
+			// A sealed layer may hold it only as the parent of something
+			// changed, and then nothing was noted yet.
+			t.noteDir(e.node)
+		}
+		return true, nil
 	}
 	if !parent.born(t.view) {
 		return false, nil
@@ -150,6 +158,7 @@ func (t *Tree) remove(parent *Node, name string, n *Node) error {
 	defer t.fds.done(dir)
 	e := parent.ents[name]
 	here := e != nil && e.layer == t.view.active
+	t.keepAttr(n)
 	switch {
 	case !here:
 		err = t.putWhiteout(dir.fd, name, false)
@@ -233,6 +242,23 @@ func (t *Tree) removeFilePayload(dir int, name string, lower bool, n *Node) erro
 		_ = t.fs.Unlink(t.scratchFD, orphanName(n), 0)
 	}
 	return err
+}
+
+// keepAttr remembers what a directory that is about to be removed looks like:
+// whoever has it open may still ask (fstat(2)). A file keeps its content
+// instead.
+//
+// Preconditions: mu is held.
+func (t *Tree) keepAttr(n *Node) {
+	if n == nil || !n.isDir() || n.refs.Load() == 0 {
+		return
+	}
+	a, err := t.attrIn(n, t.view)
+	if err != nil {
+		return
+	}
+	a.Nlink = 0
+	t.goneDirs[n] = a
 }
 
 func (t *Tree) goneDir(n *Node) {

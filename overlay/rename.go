@@ -245,6 +245,7 @@ func (t *Tree) rename(m *move) error {
 	if err := t.redirect(m.n, m.newDir); err != nil {
 		return fmt.Errorf("mark for rename: %w", err)
 	}
+	t.keepAttr(m.over)
 	if err := t.clearTarget(m, newFD.fd); err != nil {
 		return err
 	}

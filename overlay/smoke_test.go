@@ -136,7 +136,7 @@ func TestSmoke(t *testing.T) {
 	check(f)
 	os.WriteFile(filepath.Join(dir, "state/dirty"), nil, 0o600)
 	f.Detach()
-	f = tr.Attach(nil)
+	tr.Attach(nil)
 	// as after kill -9: open again without closing
 	tr2, f2, _ := openTestTree(t, dir, Stack{Sealed: []Range{{1, 1}}, Active: 2})
 	check(f2)

@@ -53,17 +53,18 @@ type Tree struct {
 	// admit is held shared by every operation and exclusively by a Barrier.
 	admit sync.RWMutex
 
-	mu      sync.RWMutex
-	view    *view // live; replaced, never changed
-	lower   *view // view without its active layer
-	root    *Node
-	rec     *recordWriter
-	was     map[string]*wasVer // by path in the base
-	nextIno uint64
-	all     map[*Node]struct{}
-	tmpSeq  atomic.Uint64
-	dirty   bool // the active layer has changes
-	closed  bool
+	mu       sync.RWMutex
+	view     *view // live; replaced, never changed
+	lower    *view // view without its active layer
+	root     *Node
+	rec      *recordWriter
+	was      map[string]*wasVer // by path in the base
+	nextIno  uint64
+	all      map[*Node]struct{}
+	goneDirs map[*Node]Attr // removed directories that a face still holds, as they were
+	tmpSeq   atomic.Uint64
+	dirty    bool // the active layer has changes
+	closed   bool
 
 	liveMu  sync.Mutex
 	byBase  map[HostID]*Node
@@ -216,14 +217,15 @@ func Open(cfg Config, stack Stack) (*Tree, error) {
 	t := &Tree{
 		cfg: cfg, fs: cfg.FS, base: cfg.Base,
 		stateFD: -1, layersFD: -1, scratchFD: -1,
-		fds:     newFDCache(cfg.FS, cfg.MaxFDs),
-		was:     make(map[string]*wasVer),
-		devices: make(map[uint64]uint32),
-		all:     make(map[*Node]struct{}),
-		byBase:  make(map[HostID]*Node),
-		hide:    make(map[HostID]bool),
-		nextIno: firstOwnIno,
-		uid:     uint32(unix.Geteuid()), gid: uint32(unix.Getegid()),
+		fds:      newFDCache(cfg.FS, cfg.MaxFDs),
+		was:      make(map[string]*wasVer),
+		devices:  make(map[uint64]uint32),
+		all:      make(map[*Node]struct{}),
+		goneDirs: make(map[*Node]Attr),
+		byBase:   make(map[HostID]*Node),
+		hide:     make(map[HostID]bool),
+		nextIno:  firstOwnIno,
+		uid:      uint32(unix.Geteuid()), gid: uint32(unix.Getegid()),
 	}
 	for _, id := range cfg.Hide {
 		t.hide[id] = true
@@ -262,7 +264,7 @@ func (t *Tree) open() (err error) {
 	if t.cfg.ReadOnly {
 		return nil
 	}
-	if t.prefix, err = probePrefix(t.fs, t.stateFD); err != nil {
+	if t.prefix, err = t.xattrPrefix(); err != nil {
 		return fmt.Errorf("the file system of the state directory takes no extended attributes: %w", err)
 	}
 	if err := t.markDirty(); err != nil {
@@ -333,6 +335,14 @@ func (t *Tree) openRecord(l LayerID) (*recordWriter, error) {
 	return &recordWriter{fs: t.fs, fd: fd, size: end}, nil
 }
 
+// xattrPrefix is the namespace for the marks in layers.
+func (t *Tree) xattrPrefix() (string, error) {
+	if t.cfg.UserXattr {
+		return "user.overlay.", nil
+	}
+	return probePrefix(t.fs, t.stateFD)
+}
+
 func (t *Tree) openLayerFile(l LayerID, name string, flags int) (int, error) {
 	return t.fs.Open(t.layersFD, layerName(l)+"/"+name, flags|unix.O_NOFOLLOW, 0)
 }
@@ -347,6 +357,12 @@ func (t *Tree) startRoot(l LayerID) error {
 	if old == nil && t.base == nil {
 		t.root.ver = x
 		x.prev = nil
+		t.logNode(t.root, x)
+		return nil
+	}
+	if _, foreign := t.cfg.LayerTrees[l]; foreign {
+		x.prev = t.root.ver
+		t.root.ver = x
 		t.logNode(t.root, x)
 		return nil
 	}
@@ -493,6 +509,9 @@ func (t *Tree) release() {
 		if fd >= 0 {
 			_ = t.fs.Close(fd)
 		}
+	}
+	for _, fd := range t.cfg.LayerTrees {
+		_ = t.fs.Close(fd)
 	}
 	if t.base != nil {
 		_ = t.base.Close()

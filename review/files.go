@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/overlay"
-	"github.com/galleyfs/galley/overlay/hostfs"
 	"github.com/galleyfs/galley/review/termsafe"
 )
 
@@ -84,8 +83,13 @@ func filesOf(ctx context.Context, t *tree, changes []Change) ([]*fileDiff, []Unc
 		}
 	}
 	l.resolvePlaces()
+	l.splitRefused()
 	slices.SortStableFunc(l.files, func(a, b *fileDiff) int { return compareGit(a, b) })
-	if err := l.emptied(); err != nil {
+	hadFiles := l.dirsWithout()
+	if err := l.dropBlocked(hadFiles); err != nil {
+		return nil, nil, err
+	}
+	if err := l.emptied(hadFiles); err != nil {
 		return nil, nil, err
 	}
 	return l.files, l.left, nil
@@ -191,19 +195,9 @@ func (l *lister) moved(from, to string) error {
 		return context.Cause(l.ctx)
 	}
 	base := l.tree.base
-	fd, err := hostfs.OpenDeep(base.fs, base.fd, from, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
-	if err != nil {
-		if err == unix.ENOENT || err == unix.ENOTDIR || err == unix.ELOOP {
-			l.leave(to, "the directory it was is gone from the host")
-			return nil
-		}
-		return fmt.Errorf("list the directory %q of the base: %w", from, err)
-	}
 	var names []string
-	err = hostfs.ReadDir(base.fs, fd, func(de hostfs.Dirent) error { names = append(names, de.Name); return nil })
-	_ = base.fs.Close(fd)
-	if err != nil {
-		return fmt.Errorf("list the directory %q of the base: %w", from, err)
+	if err := eachName(base, from, func(name string) error { names = append(names, name); return nil }); err != nil {
+		return err
 	}
 	slices.Sort(names)
 	for _, name := range names {
@@ -230,9 +224,11 @@ func (l *lister) moved(from, to string) error {
 			}
 			continue
 		case m.IsSymlink():
-			if m.Target, err = base.readlink(src); err != nil {
+			target, err := base.readlink(src)
+			if err != nil {
 				return wrapBase(src, err)
 			}
+			m.Target = target
 		case !m.IsRegular():
 			l.leave(dst, "a %s moved with its directory", TypeName(m.Mode))
 			continue
@@ -280,6 +276,17 @@ func (l *lister) resolvePlaces() {
 	l.files = slices.DeleteFunc(l.files, func(f *fileDiff) bool { return drop[f] })
 }
 
+// splitRefused makes of a rename between a path that git refuses and one that it
+// takes a deletion and an addition, one of which a patch can carry.
+func (l *lister) splitRefused() {
+	for _, f := range l.files {
+		if f.rename() && refusedPath(f.old) != refusedPath(f.new) {
+			l.files = append(l.files, &fileDiff{old: f.old})
+			f.old, f.same = nil, false
+		}
+	}
+}
+
 // leaveMeta lists what a patch cannot say of a change's metadata.
 func (l *lister) leaveMeta(c *Change) {
 	n := c.New
@@ -300,7 +307,7 @@ func (l *lister) leaveMeta(c *Change) {
 	}
 	fresh := c.Kind == Added || c.Kind == TypeChanged
 	switch perm := n.Mode & 0o7777; {
-	case n.IsSymlink():
+	case n.IsSymlink(), !carried(n) && !n.IsDir():
 	case fresh && perm != plainMode:
 		l.leave(c.Path, "mode %04o", perm)
 	case c.Parts&PartMode != 0 && (n.IsDir() || gitMode(c.Old) == gitMode(n) || perm != plainMode):
@@ -314,18 +321,77 @@ func (l *lister) leaveMeta(c *Change) {
 	}
 }
 
-// emptied lists the directories of the view that the patch cannot make or
-// would remove: git knows a directory only by the files in it.
-func (l *lister) emptied() error {
-	hadFiles := map[string]bool{} // directories of the base from which a file goes
+// dirsWithout is the directories of the base from which, or from below which, a
+// patch takes a file.
+func (l *lister) dirsWithout() map[string]bool {
+	out := map[string]bool{}
 	for _, f := range l.files {
-		if f.old == nil || f.new != nil && !f.rename() {
+		if f.old == nil || f.new != nil && !f.rename() || gitRefuses(f) {
 			continue
 		}
-		for dir := parentOf(f.old.path); dir != "" && !hadFiles[dir]; dir = parentOf(dir) {
-			hadFiles[dir] = true
+		for dir := parentOf(f.old.path); dir != "" && !out[dir]; dir = parentOf(dir) {
+			out[dir] = true
 		}
 	}
+	return out
+}
+
+// dropBlocked takes out the files that come where the base has a directory of
+// which a patch leaves something, such as an empty directory in it: git would
+// refuse the whole patch for them.
+func (l *lister) dropBlocked(hadFiles map[string]bool) error {
+	wasDir := map[string]bool{}
+	for _, c := range l.changes {
+		if c.Old != nil && c.Old.IsDir() && c.Kind != MetaOnly {
+			wasDir[c.Origin] = true
+		}
+	}
+	blocked := map[*fileDiff]bool{}
+	for _, f := range l.files {
+		if f.new == nil || f.old != nil && !f.rename() || !wasDir[f.new.path] {
+			continue
+		}
+		stays, err := l.stays(f.new.path, hadFiles)
+		if err != nil {
+			return err
+		}
+		if stays {
+			blocked[f] = true
+			l.leave(f.new.path, "it takes the place of a directory that git would not remove, for what is in it")
+		}
+	}
+	l.files = slices.DeleteFunc(l.files, func(f *fileDiff) bool { return blocked[f] })
+	return nil
+}
+
+// stays reports whether a patch leaves anything of a directory of the base.
+func (l *lister) stays(dir string, hadFiles map[string]bool) (bool, error) {
+	if !hadFiles[dir] {
+		return true, nil
+	}
+	stays := false
+	err := eachName(l.tree.base, dir, func(name string) error {
+		path := join(dir, name)
+		var st unix.Statx_t
+		if absent, err := l.tree.base.stat(path, &st); absent || err != nil || stays {
+			return err
+		}
+		m := &Meta{Mode: uint32(st.Mode)}
+		var err error
+		switch {
+		case m.IsDir():
+			stays, err = l.stays(path, hadFiles)
+		case !carried(m) || refusedPath(&side{path: path, mode: gitMode(m)}):
+			stays = true
+		}
+		return err
+	})
+	return stays, err
+}
+
+// emptied lists the directories of the view that the patch cannot make or
+// would remove: git knows a directory only by the files in it.
+func (l *lister) emptied(hadFiles map[string]bool) error {
 	seen := map[string]bool{"": true}
 	for _, c := range l.changes {
 		if c.Kind == Deleted && c.Old.IsDir() && !hadFiles[c.Path] {

@@ -2,14 +2,16 @@ package review
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/review/termsafe"
-	"golang.org/x/sys/unix"
 )
 
 // PatchOptions of WritePatch.
@@ -23,6 +25,10 @@ type PatchOptions struct {
 // cannot say. On a copy of the base, `git apply` makes of it the session's tree
 // in all else. Names are quoted as git quotes them, but contents are written as
 // they are: for a terminal, write through a [termsafe.DiffWriter].
+//
+// Paths that git refuses in a patch (into .git) are shown as well, as comments
+// after the patch of their tree and without binary contents; so the reader sees
+// all, and git applies the rest.
 //
 // A change set of several trees gives one patch after the other, each after a
 // line that names its tree; git takes such a line for a comment. Memory is
@@ -39,18 +45,86 @@ func WritePatch(ctx context.Context, w io.Writer, cs *ChangeSet, opts PatchOptio
 		if len(cs.trees) > 1 && len(files) > 0 {
 			fmt.Fprintf(bw, "tree %s:\n", termsafe.Quote(t.name))
 		}
-		for _, f := range files {
-			err := writeFile(ctx, bw, f, opts)
+		var refused []*fileDiff
+		write := func(w *bufio.Writer, f *fileDiff, opts PatchOptions) error {
+			err := writeFile(ctx, w, f, opts)
 			if vanished(err) {
 				left = append(left, Uncarried{t.name, f.path(), "the host changed it, so that there is nothing to compare with"})
-				continue
+				return nil
 			}
 			if err != nil {
-				return left, fmt.Errorf("write the patch of %q: %w", f.path(), err)
+				return fmt.Errorf("write the patch of %q: %w", f.path(), err)
 			}
+			return nil
+		}
+		for _, f := range files {
+			if gitRefuses(f) {
+				refused = append(refused, f)
+				left = append(left, Uncarried{t.name, f.path(), "git takes no patch to such a path; shown as a comment"})
+				continue
+			}
+			if err := write(bw, f, opts); err != nil {
+				return left, err
+			}
+		}
+		if len(refused) == 0 {
+			continue
+		}
+		fmt.Fprint(bw, "# Git takes no patch to the following paths.\n")
+		comments := bufio.NewWriter(&commentLines{w: bw})
+		for _, f := range refused {
+			if err := write(comments, f, PatchOptions{NoBinary: true}); err != nil {
+				return left, err
+			}
+		}
+		if err := comments.Flush(); err != nil {
+			return left, err
 		}
 	}
 	return left, bw.Flush()
+}
+
+// gitRefuses reports whether git apply takes either path for unsafe: a component
+// that is .git, or could stand for it on another system (verify_path of git).
+func gitRefuses(f *fileDiff) bool {
+	return f.old != nil && refusedPath(f.old) || f.new != nil && refusedPath(f.new)
+}
+
+func refusedPath(s *side) bool {
+	for part := range strings.FieldsFuncSeq(s.path, func(r rune) bool { return r == '/' || r == '\\' }) {
+		part = strings.ToLower(part)
+		if stream := strings.IndexByte(part, ':'); stream >= 0 {
+			part = part[:stream]
+		}
+		switch part = strings.TrimRight(part, " ."); {
+		case part == ".git" || part == "git~1":
+			return true
+		case s.mode == gitLink && (part == ".gitmodules" || strings.HasPrefix(part, "gitmod~")):
+			return true
+		}
+	}
+	return false
+}
+
+// commentLines puts "# " before every line.
+type commentLines struct {
+	w   io.Writer
+	mid bool
+}
+
+func (c *commentLines) Write(p []byte) (int, error) {
+	for line := range bytes.Lines(p) {
+		if !c.mid {
+			if _, err := io.WriteString(c.w, "# "); err != nil {
+				return 0, err
+			}
+		}
+		c.mid = line[len(line)-1] != '\n'
+		if _, err := c.w.Write(line); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
 }
 
 // vanished reports whether the base has no longer what is to be compared.
@@ -161,7 +235,7 @@ func writeHeader(w *bufio.Writer, f *fileDiff, score int, index string) error {
 	if a != nil {
 		oldPath = a.path
 	}
-	fmt.Fprintf(w, "diff --git %s %s\n", termsafe.Quote("a/"+oldPath), termsafe.Quote("b/"+newPath))
+	fmt.Fprintf(w, "diff --git %s %s\n", gitName("a/"+oldPath), gitName("b/"+newPath))
 	switch {
 	case a == nil:
 		fmt.Fprintf(w, "new file mode %o\n", b.mode)
@@ -183,14 +257,25 @@ func writeHeader(w *bufio.Writer, f *fileDiff, score int, index string) error {
 	return nil
 }
 
+// gitName quotes a name for the header of a patch. Beyond what git quotes, it
+// quotes a component that ends in a space, without which git apply cannot tell
+// where the first of two names ends.
+func gitName(name string) string {
+	q := termsafe.Quote(name)
+	if q == name && (strings.Contains(name, " /") || strings.HasSuffix(name, " ")) {
+		return `"` + name + `"`
+	}
+	return q
+}
+
 // labels are the names on the --- and +++ lines.
 func labels(f *fileDiff) (oldName, newName string) {
 	oldName, newName = "/dev/null", "/dev/null"
 	if f.old != nil {
-		oldName = termsafe.Quote("a/" + f.old.path)
+		oldName = gitName("a/" + f.old.path)
 	}
 	if f.new != nil {
-		newName = termsafe.Quote("b/" + f.new.path)
+		newName = gitName("b/" + f.new.path)
 	}
 	return oldName, newName
 }

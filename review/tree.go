@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/overlay"
-	"github.com/galleyfs/galley/overlay/hostfs"
 )
 
 // differ computes the changes of one tree.
@@ -274,7 +273,10 @@ func (d *differ) goneNow(was *overlay.Was) bool {
 // affair. What the session never saw there, the host made later: it is no
 // deletion, but drift of the change of the given index, if that is not negative.
 func (d *differ) hidden(dir, at string, index int, ours func(name string) bool) error {
-	return d.children(dir, func(name string) error {
+	return eachName(d.tree.base, dir, func(name string) error {
+		if err := d.ctx.Err(); err != nil {
+			return context.Cause(d.ctx)
+		}
 		path := join(dir, name)
 		if d.layout.movedFrom[path] != nil || ours(name) {
 			return nil
@@ -288,36 +290,6 @@ func (d *differ) hidden(dir, at string, index int, ours func(name string) bool) 
 		}
 		return nil
 	})
-}
-
-// children calls fn for the names of everything in a directory of the base. No
-// descriptor is kept while fn runs, however deep the tree. A directory that is
-// gone has none.
-func (d *differ) children(dir string, fn func(name string) error) error {
-	base := d.tree.base
-	fd, err := hostfs.OpenDeep(base.fs, base.fd, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
-	switch err {
-	case nil:
-	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP:
-		return nil
-	default:
-		return fmt.Errorf("list the directory %q of the base, whose entries are deleted: %w", dir, err)
-	}
-	var names []string
-	err = hostfs.ReadDir(base.fs, fd, func(de hostfs.Dirent) error { names = append(names, de.Name); return nil })
-	_ = base.fs.Close(fd)
-	if err != nil {
-		return fmt.Errorf("list the directory %q of the base: %w", dir, err)
-	}
-	for _, name := range names {
-		if err := d.ctx.Err(); err != nil {
-			return context.Cause(d.ctx)
-		}
-		if err := fn(name); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // add appends a change about a node of the view.

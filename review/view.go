@@ -1,6 +1,7 @@
 package review
 
 import (
+	"fmt"
 	"io"
 	"sort"
 	"strings"
@@ -305,4 +306,30 @@ func (h hostDir) factsNow(path string) (*overlay.Was, error) {
 		w.Target = target
 	}
 	return w, nil
+}
+
+// eachName calls fn for every name in a directory of the base, in no order. No
+// descriptor is kept while fn runs, however deep the tree. A directory that is
+// gone has none.
+func eachName(base hostDir, dir string, fn func(name string) error) error {
+	fd, err := hostfs.OpenDeep(base.fs, base.fd, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	switch err {
+	case nil:
+	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP:
+		return nil
+	default:
+		return fmt.Errorf("list the directory %q of the base: %w", dir, err)
+	}
+	var names []string
+	err = hostfs.ReadDir(base.fs, fd, func(de hostfs.Dirent) error { names = append(names, de.Name); return nil })
+	_ = base.fs.Close(fd)
+	if err != nil {
+		return fmt.Errorf("list the directory %q of the base: %w", dir, err)
+	}
+	for _, name := range names {
+		if err := fn(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }

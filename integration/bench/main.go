@@ -24,6 +24,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "op" {
 		os.Exit(opMain(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == "serve" {
+		os.Exit(serveMain(os.Args[2:]))
+	}
 	log.SetFlags(log.Ltime)
 	var o options
 	flag.StringVar(&o.galley, "galley", "bin/galley", "the galley program to measure")
@@ -31,6 +34,7 @@ func main() {
 	flag.StringVar(&o.out, "out", "", "the Markdown file to write (default: standard output)")
 	flag.StringVar(&o.user, "user", "galleytest", "the ordinary user of the second half")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the table shows medians")
+	flag.BoolVar(&o.direct, "direct", false, "measure the engine and its FUSE face alone, without the galley program")
 	scale := flag.String("scale", "full", "small, medium or full")
 	only := flag.String("only", "", "measure only the rows whose name matches this `regexp`")
 	kinds := flag.String("kinds", "", "measure only the file systems whose name matches this `regexp` (native always is)")
@@ -58,6 +62,7 @@ func main() {
 type options struct {
 	galley, dir, out, user string
 	rounds                 int
+	direct                 bool
 	scale                  scale
 	only, kinds            *regexp.Regexp
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"sort"
 	"strings"
@@ -79,7 +80,7 @@ func (b *bench) table(w *strings.Builder, u who) {
 		}
 		goal := wk.goal
 		if u.uid != 0 {
-			goal *= 1.5
+			goal = math.Round(goal*150) / 100
 		}
 		w.WriteString(verdict(goal, ratios))
 	}

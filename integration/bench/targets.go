@@ -32,9 +32,15 @@ var kinds = []kind{
 		return []string{"fuse-overlayfs", "-o", t.layerOptions(b), t.dir}
 	}},
 	{name: "galley", mount: func(b *bench, t *target) []string {
+		if b.direct {
+			return []string{b.dir + "/bench", "serve", b.base, t.place + "/work", t.dir}
+		}
 		return []string{b.galley, "overlay", "-o", t.layerOptions(b), t.dir}
 	}},
 	{name: "galley, writeback", mount: func(b *bench, t *target) []string {
+		if b.direct {
+			return []string{b.dir + "/bench", "serve", "-writeback", b.base, t.place + "/work", t.dir}
+		}
 		return []string{b.galley, "overlay", "-o", t.layerOptions(b) + ",writeback", t.dir}
 	}},
 }

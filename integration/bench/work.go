@@ -40,8 +40,10 @@ func works(s scale) []work {
 		{name: "stat of one file", group: warm, goal: 1.3, run: op("stat", 2*it, "repo/d0/f0")},
 		{name: "stat of what is not there", group: warm, goal: 1.3, run: op("stat-missing", 2*it, "repo/d0/f0")},
 		{name: "readdir", group: warm, goal: 1.3, prepare: "ls repo/d0 | wc -l", run: op("readdir", it/20, "repo/d0")},
-		{name: "full read, warm (3 times)", group: "warm read", goal: 1.3, prepare: "grep -rc no-such-text repo | wc -l",
-			run: "for i in 1 2 3; do grep -rc no-such-text repo; done | wc -l"},
+		// The kernel asks once more for the attributes of a file that it has
+		// read (its access time): warm is what has been read twice.
+		{name: "full read, warm (3 times)", group: "warm read", goal: 1.3, prepare: "for i in 1 2; do grep -rc no-such-text repo || :; done | wc -l",
+			run: "for i in 1 2 3; do grep -rc no-such-text repo || :; done | wc -l"},
 		{name: "open, read, close", group: "open", goal: 2, run: op("open-read", it, "repo/d0/f0")},
 
 		{name: "create small files", group: "create", goal: 5, run: op("create", s.newFiles, "created")},

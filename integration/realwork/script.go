@@ -18,7 +18,7 @@ import (
 //
 //	#needs: COMMAND...     programs that the case cannot do without
 //	#ignore: REGEXP        paths whose difference means nothing (with all below)
-//	#content: REGEXP       files whose bytes differ from run to run
+//	#content: REGEXP       files whose bytes, or pipes whose times, differ from run to run
 //	#status: N             exit status of the last part (default 0)
 //	#network               the case talks to a package registry
 type script struct {
