@@ -26,8 +26,6 @@ type serveConfig struct {
 	Base, State string
 	Writeback   bool
 	NoWatch     bool
-	// Sealed opens an existing state read-only at that stack's snapshot.
-	Stack overlay.Stack
 }
 
 const serveEnv = "GALLEY_FS_TEST_SERVE"
@@ -47,6 +45,7 @@ type reply struct {
 	Known int
 	Data  []byte
 	Stack overlay.Stack
+	Attr  overlay.Attr
 }
 
 // serveHelper is the server process: one tree, the mount's face, and a second
@@ -60,13 +59,10 @@ func serveHelper() error {
 	if err != nil {
 		return err
 	}
-	if len(cfg.Stack.Sealed) == 0 && cfg.Stack.Active == 0 {
-		cfg.Stack.Active = 1
-		if err := overlay.InitState(hostfs.OS, cfg.State, 1); err != nil {
-			return err
-		}
+	if err := overlay.InitState(hostfs.OS, cfg.State, 1); err != nil {
+		return err
 	}
-	tree, err := overlay.Open(overlay.Config{Name: "workspace", StateDir: cfg.State, Base: base, NoWatch: cfg.NoWatch}, cfg.Stack)
+	tree, err := overlay.Open(overlay.Config{Name: "workspace", StateDir: cfg.State, Base: base, NoWatch: cfg.NoWatch}, overlay.Stack{Active: 1})
 	if err != nil {
 		return err
 	}
@@ -164,6 +160,12 @@ func obey(c command, srv *Server, tree *overlay.Tree, f *overlay.Face) (reply, e
 		defer f.Forget(n, 1)
 		_, err = f.Append(n, c.Data)
 		return reply{}, err
+	case "stat":
+		n, a, err := f.Lookup(p, name)
+		if err == nil {
+			f.Forget(n, 1)
+		}
+		return reply{Attr: a}, err
 	case "read":
 		n, a, err := f.Lookup(p, name)
 		if err != nil {

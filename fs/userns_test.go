@@ -221,3 +221,8 @@ func TestFusermountSaysWhatIsWrong(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// shell runs a script with arguments.
+func shell(script string, args ...string) *exec.Cmd {
+	return exec.Command("sh", append([]string{"-ec", script, "sh"}, args...)...)
+}
