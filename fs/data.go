@@ -142,8 +142,8 @@ func (r *rawFS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32,
 	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
 	done, err := 0, error(nil)
 	switch {
-	case r.wb != nil && in.WriteFlags&fuse.WRITE_CACHE != 0:
-		done, err = r.wb.write(n, data, int64(in.Offset), kill)
+	case r.writeback && in.WriteFlags&fuse.WRITE_CACHE != 0:
+		done, err = r.writeCached(n, data, int64(in.Offset), kill)
 	case in.Flags&unix.O_APPEND != 0 && in.WriteFlags&fuse.WRITE_CACHE == 0:
 		done, err = r.append(n, data, int64(in.Offset), kill)
 	case kill:

@@ -27,6 +27,6 @@
 // # Lock order
 //
 // A shard of the node table is a leaf: nothing is called while it is held. The
-// writeback rule (see writeback.go) holds one lock per node around calls into
-// the engine and is never taken by a notification.
+// gate of notifications is held while one is sent, which may wait for requests
+// to be answered; no request takes it.
 package fs

@@ -27,7 +27,7 @@ type rawFS struct {
 	nodes              *table
 	stats              counters
 	log                *slog.Logger
-	wb                 *writeback // nil: no writeback cache
+	writeback          bool // the kernel collects writes
 	stale              *staler
 	dev                *device
 
@@ -175,7 +175,6 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 	if st != fuse.OK {
 		return st
 	}
-	defer r.wb.lock(n)()
 	a, err := r.face.Setattr(n, set)
 	if err != nil {
 		return status(err)

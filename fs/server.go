@@ -75,6 +75,7 @@ func Serve(dev *os.File, src Source, o Options) (*Server, error) {
 		log:           o.Logger,
 		stale:         newStaler(),
 		dev:           own,
+		writeback:     o.Writeback,
 	}
 	face, err := src(raw)
 	if err != nil {
@@ -83,9 +84,6 @@ func Serve(dev *os.File, src Source, o Options) (*Server, error) {
 		return nil, fmt.Errorf("serve FUSE: %w", err)
 	}
 	raw.face, raw.nodes = face, newTable(face.Root())
-	if o.Writeback {
-		raw.wb = &writeback{face: face}
-	}
 	s := &Server{raw: raw, done: make(chan struct{})}
 	s.fuse, err = fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), s.mountOptions(o))
 	if err != nil {

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -9,16 +10,17 @@ import (
 // TestRemovedDirectoryCanStillBeDescribed: whoever has a removed directory open
 // sees what it was, without links, and nothing in it.
 func TestRemovedDirectoryCanStillBeDescribed(t *testing.T) {
+	self := Caller{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
 	_, f, _ := newTestTree(t, map[string]string{"d/f": "x"})
 	d, _, err := f.Lookup(f.Root(), "d")
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, _, err := f.Mkdir(f.Root(), "own", 0o750, Caller{})
+	own, _, err := f.Mkdir(f.Root(), "own", 0o750, self)
 	if err != nil {
 		t.Fatal(err)
 	}
-	over, _, err := f.Mkdir(f.Root(), "over", 0o700, Caller{})
+	over, _, err := f.Mkdir(f.Root(), "over", 0o700, self)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +43,7 @@ func TestRemovedDirectoryCanStillBeDescribed(t *testing.T) {
 		if err := f.ReadDir(c.n, 0, func(e DirEntry) bool { t.Errorf("%s: lists %s", name, e.Name); return true }); err != nil {
 			t.Errorf("%s: list: %v", name, err)
 		}
-		if _, _, err := f.Create(c.n, "new", 0o644, Caller{}); Errno(err) != unix.ENOENT {
+		if _, _, err := f.Create(c.n, "new", 0o644, self); Errno(err) != unix.ENOENT {
 			t.Errorf("%s: create: %v, want ENOENT", name, err)
 		}
 	}
