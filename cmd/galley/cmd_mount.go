@@ -152,6 +152,8 @@ func serveMount(ctx context.Context, client *owner.Client, f owner.FUSE, m mount
 		}
 		return fmt.Errorf("serve %q: %w", m.dir, err)
 	}
+	// The mount works whether or not this finds a file to open.
+	_ = fs.Prime(m.dir)
 	return nil
 }
 
