@@ -65,7 +65,7 @@ type View struct {
 	// of the descriptor is open in some process, the mount waits for
 	// answers, so that no process that does not serve may keep one. Serve
 	// is called from a goroutine of its own for each view, once per Run.
-	Serve func(ctx context.Context, dev *os.File) error
+	Serve func(ctx context.Context, dev *os.File) error `json:"-"`
 }
 
 // Config says what to run and what it sees. The zero value of every field is
