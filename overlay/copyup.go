@@ -242,6 +242,7 @@ func (t *Tree) install(n *Node, x, y *nodeVer, src *source, tmp string, metaOnly
 	}
 	if src.base {
 		t.noteWas(n.basePath(), &src.st, digest, n)
+		t.noteNames(names, &src.st, digest, n)
 	}
 	if len(names) == 0 || x != nil && x.flags&verGone != 0 || !t.named(n, names) {
 		return t.installOrphan(n, nlink, tmp)
@@ -285,6 +286,18 @@ func (t *Tree) install(n *Node, x, y *nodeVer, src *source, tmp string, metaOnly
 		t.setEntry(d.dir, d.name, n)
 	}
 	return nil
+}
+
+// noteNames records what the base has at those of a file's names that no layer
+// has yet: each becomes an entry of the active layer.
+//
+// Preconditions: mu is held.
+func (t *Tree) noteNames(names []dent, st *unix.Statx_t, digest *[32]byte, n *Node) {
+	for _, d := range names {
+		if d.dir.born(t.view) && d.dir.entryIn(t.view, d.name) == nil {
+			t.noteWas(join(d.dir.basePath(), d.name), st, digest, n)
+		}
+	}
 }
 
 // setEntry notes what the active layer now has under a name: a node, or a

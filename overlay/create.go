@@ -412,6 +412,9 @@ func (t *Tree) adoptLink(n, dir *Node, name string) (Attr, error) {
 	if dir.entryIn(t.view, name) != nil || !t.writable(x) {
 		return t.attrIn(n, t.view)
 	}
+	if _, err := t.lowerHas(dir, name); err != nil {
+		return Attr{}, err
+	}
 	px, err := t.raiseDir(dir)
 	if err != nil {
 		return Attr{}, err

@@ -17,7 +17,7 @@ type flattening struct {
 	rule  Keep
 	above map[*Node]bool // directories with something to keep below them
 	keep  map[string]bool
-	under []string // whiteouts of directories: what was noted below is kept
+	under []string // what takes the place of directories: what was noted below is kept
 	enc   encoder
 }
 
@@ -317,7 +317,11 @@ func (f *flattening) node(dir *Node, name, path string, n *Node, dropped bool) e
 		f.keep[n.basePath()] = true
 	}
 	if dir.hasBase {
-		f.keep[join(dir.basePath(), name)] = true
+		p := join(dir.basePath(), name)
+		f.keep[p] = true
+		if !n.hasBase || n.basePath() != p {
+			f.under = append(f.under, p+"/")
+		}
 	}
 	return nil
 }

@@ -129,7 +129,7 @@ func (t *Tree) baseNode(v *view, dir *Node, name string, st *unix.Statx_t, excl 
 	if !excl {
 		return nil, retryError{}
 	}
-	if n.verIn(v) == nil {
+	if x := n.verIn(v); x == nil || x.onlyCounts() {
 		n.addLink(dent{dir, name})
 	}
 	return n, nil
@@ -256,10 +256,7 @@ func (t *Tree) unmetLink(v *view, n, dir *Node, name string) bool {
 		return false
 	}
 	x := n.verIn(v)
-	if x == nil || x.flags&verGone != 0 || dir.entryIn(v, name) != nil {
-		return false
-	}
-	return true
+	return x != nil && !x.onlyCounts() && x.flags&verGone == 0 && dir.entryIn(v, name) == nil
 }
 
 // Walk finds the node at a slash-separated path from the root, following no

@@ -93,6 +93,11 @@ const (
 	verUnsynced                      // of a directory: names changed since its last fsync; never recorded
 )
 
+// onlyCounts reports whether the layer has nothing of the node but that other
+// names of it went: what it contains, and its names that are left, are still
+// those of the layers below.
+func (x *nodeVer) onlyCounts() bool { return x.flags&(verGhost|verGone) == verGhost }
+
 // entry is a name as one layer has it; a nil node is a whiteout.
 type entry struct {
 	layer LayerID

@@ -209,8 +209,18 @@ type ChangeSet struct {
 	// digest is computed once, by newChangeSet.
 	digest Digest
 	trees  []*tree
-	// idle lists the layer entries that turned out to be no change.
-	idle []TreePath
+	// idle lists the layer entries that turned out to be no change, directories
+	// before what is in them.
+	idle []idleEntry
+}
+
+// idleEntry is a layer entry that is no change.
+type idleEntry struct {
+	TreePath
+	// within is the nearest directory above that hides the one of the base,
+	// or "": while it does, what the base has is not to be seen in it, and the
+	// entry is needed.
+	within string
 }
 
 // Digest names a change set: see the documentation of its encoding in

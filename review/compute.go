@@ -41,7 +41,7 @@ type Options struct {
 func Compute(ctx context.Context, inputs []TreeInput, opts Options) (*ChangeSet, error) {
 	var changes []Change
 	var trees []*tree
-	var idle []TreePath
+	var idle []idleEntry
 	for _, in := range inputs {
 		fs := in.FS
 		if fs == nil {
@@ -54,9 +54,7 @@ func Compute(ctx context.Context, inputs []TreeInput, opts Options) (*ChangeSet,
 		}
 		trees = append(trees, t)
 		changes = append(changes, found...)
-		for _, path := range same {
-			idle = append(idle, TreePath{in.Name, path})
-		}
+		idle = append(idle, same...)
 	}
 	cs := newChangeSet(trees, changes)
 	cs.idle = idle

@@ -158,6 +158,17 @@ func (l *layout) merges(dir string) bool {
 	}
 }
 
+// hiding is the nearest directory, dir itself or above it, that does not show
+// what the base has under it, "" if there is none.
+func (l *layout) hiding(dir string) string {
+	for at := dir; at != ""; at = parentOf(at) {
+		if e := l.entries[at]; e != nil && e.Opaque {
+			return at
+		}
+	}
+	return ""
+}
+
 // facts finds what the base had at a path when the session first changed or
 // hid it, nil for nothing. Every entry of the base that the session hid was
 // recorded; what was not is looked up now where it must have been there, since

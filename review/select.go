@@ -254,18 +254,17 @@ func (s *selector) needBelow(list []place, i int, dir, reason string, want func(
 // TreePath is a path in the view of one tree.
 type TreePath struct{ Tree, Path string }
 
-// Dropped lists the layer entries that a session no longer needs once part of
-// its change set is in the base: those all of whose changes are in part, and
-// those that never were a change, which would only mask later edits on the host.
-// The session's layers are flattened without exactly these.
-func (cs *ChangeSet) Dropped(part *ChangeSet) []TreePath {
+// Dropped lists the layer entries that a session no longer needs once some
+// changes of its change set are in the base: those all of whose changes are
+// applied, and those that never were a change, which would only mask later edits
+// on the host. The session's layers are flattened without exactly these.
+func (cs *ChangeSet) Dropped(applied []*Change) []TreePath {
 	type id struct {
 		tree, path string
 		kind       Kind
 	}
 	done := map[id]bool{}
-	for i := range part.Changes {
-		c := &part.Changes[i]
+	for _, c := range applied {
 		done[id{c.Tree, c.Path, c.Kind}] = true
 	}
 	open := map[TreePath]bool{}
@@ -284,6 +283,13 @@ func (cs *ChangeSet) Dropped(part *ChangeSet) []TreePath {
 			note(TreePath{c.Tree, c.FromAt}, ok)
 		}
 	}
-	order = slices.DeleteFunc(order, func(at TreePath) bool { return open[at] })
-	return append(order, cs.idle...)
+	for _, e := range cs.idle { // directories before what is in them
+		within := TreePath{e.Tree, e.within}
+		if _, seen := open[within]; e.within != "" && (!seen || open[within]) {
+			note(e.TreePath, false)
+			continue
+		}
+		note(e.TreePath, true)
+	}
+	return slices.DeleteFunc(order, func(at TreePath) bool { return open[at] })
 }

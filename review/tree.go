@@ -17,7 +17,7 @@ type differ struct {
 	layout  *layout
 	changes []Change
 	// idle are the entries that are no change.
-	idle []string
+	idle []idleEntry
 	// leader is, by inode of the view, the path that a hard-linked node is
 	// known by; digests saves reading such a node once for each name.
 	leader  map[uint64]string
@@ -25,7 +25,7 @@ type differ struct {
 }
 
 // computeTree lists the changes of one tree, and the entries that are none.
-func computeTree(ctx context.Context, t *tree, opts Options) (changes []Change, idle []string, err error) {
+func computeTree(ctx context.Context, t *tree, opts Options) (changes []Change, idle []idleEntry, err error) {
 	l, err := newLayout(t.view, t.base)
 	if err != nil {
 		return nil, nil, err
@@ -85,7 +85,7 @@ func (d *differ) entry(e *overlay.Entry) error {
 			return wrapBase(under, err)
 		}
 		if was == nil || d.goneNow(was) {
-			d.idle = append(d.idle, e.Path)
+			d.noChange(e)
 			return nil
 		}
 		return d.deleted(was, e.Path)
@@ -104,6 +104,11 @@ func (d *differ) entry(e *overlay.Entry) error {
 		return d.added(e, under, hasUnder)
 	}
 	return d.changed(e, was)
+}
+
+// noChange notes that an entry is no change.
+func (d *differ) noChange(e *overlay.Entry) {
+	d.idle = append(d.idle, idleEntry{TreePath{d.tree.name, e.Path}, d.layout.hiding(parentOf(e.Path))})
 }
 
 func wrapBase(path string, err error) error {
@@ -230,8 +235,8 @@ func (d *differ) changed(e *overlay.Entry, was *overlay.Was) error {
 		d.add(c, e)
 	} else if e.Attr.Nlink > 1 && !newDir {
 		d.leader[e.Attr.Ino] = e.Path
-	} else if !newDir {
-		d.idle = append(d.idle, e.Path)
+	} else if !newDir || !d.layout.merges(e.Path) {
+		d.noChange(e)
 	}
 	if oldDir && !(newDir && d.layout.merges(e.Path)) {
 		if newDir {

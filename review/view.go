@@ -256,32 +256,13 @@ func (h hostDir) xattrs(path string) ([]Xattr, error) {
 		return nil, err
 	}
 	defer done()
-	list, err := grow(func(buf []byte) (int, error) { return h.fs.Listxattr(fd, name, buf) })
-	if err == unix.EOPNOTSUPP {
-		return nil, nil
-	}
+	names, err := hostfs.ListXattrs(h.fs, fd, name)
 	if err != nil {
 		return nil, err
 	}
-	names := strings.FieldsFunc(string(list), func(r rune) bool { return r == 0 })
 	return collectXattrs(names, func(attr string) ([]byte, error) {
-		return grow(func(buf []byte) (int, error) { return h.fs.Getxattr(fd, name, attr, buf) })
+		return hostfs.GetXattr(h.fs, fd, name, attr)
 	})
-}
-
-// grow repeats an xattr call with a larger buffer until the value fits.
-func grow(call func([]byte) (int, error)) ([]byte, error) {
-	for size := 256; ; size *= 4 {
-		buf := make([]byte, size)
-		n, err := call(buf)
-		if err == unix.ERANGE && size < 1<<20 {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		return buf[:n:n], nil
-	}
 }
 
 // factsNow records what the base has at path now, nil for nothing: for nodes

@@ -279,6 +279,7 @@ func (e *env) applyCommit(ctx context.Context, p *proof, plan *commit.Plan, adde
 	cfg := commit.Config{
 		Trees: commitTrees(p.session), Source: commit.ChangeSetSource(p.set),
 		CommitDir: dir, LockDir: lockDir(p.session), StageDir: o.stage, Log: e.log,
+		Leaving: p.set.Dropped(plan.Changes),
 		Progress: func(c commit.Progress) {
 			progress.What(phaseWords[c.Phase])
 			progress.Set(int64(c.Done), int64(c.Total))
@@ -328,10 +329,8 @@ func settle(ctx context.Context, sess *snapshots.Session, n overlay.LayerID, dir
 		return err
 	}
 	paths := map[string][]snapshots.Path{}
-	for tree, list := range res.Paths() {
-		for _, p := range list {
-			paths[tree] = append(paths[tree], snapshots.Path(p))
-		}
+	for _, p := range res.Leaving {
+		paths[p.Tree] = append(paths[p.Tree], snapshots.Path(p.Path))
 	}
 	_, err = ctrl.Committed(ctx, snapshots.Committed{Snapshot: n, Commit: id, Paths: paths})
 	if closeErr := ctrl.Close(); err == nil {

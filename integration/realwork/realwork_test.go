@@ -90,7 +90,7 @@ func runCase(t *testing.T, s *script) {
 	diff(t, "the view of the session", want, p.view(t), same)
 	diff(t, "the base before the commit", original, readTree(t, p.project), treecmp.Options{})
 
-	p.must(t, []string{bench.galley, "commit", "--yes"})
+	p.must(t, []string{bench.galley, "commit", "--yes", "--keep-special"})
 	same.AnyMtime = untouched(original, want)
 	diff(t, "the base after the commit", want, readTree(t, p.project), same)
 	if left := p.must(t, []string{bench.galley, "diff", "--name-status"}); left != "" {

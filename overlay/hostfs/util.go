@@ -168,6 +168,39 @@ func ReadFile(fs FS, dirfd int, name string, limit int64) ([]byte, error) {
 	}
 }
 
+// ListXattrs is the names of all xattrs of (dirfd, name) that the caller may
+// see; none where the file system has no xattrs.
+func ListXattrs(fs FS, dirfd int, name string) ([]string, error) {
+	list, err := grow(func(buf []byte) (int, error) { return fs.Listxattr(dirfd, name, buf) })
+	if err == unix.EOPNOTSUPP {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return strings.FieldsFunc(string(list), func(r rune) bool { return r == 0 }), nil
+}
+
+// GetXattr is the whole value of one xattr of (dirfd, name).
+func GetXattr(fs FS, dirfd int, name, attr string) ([]byte, error) {
+	return grow(func(buf []byte) (int, error) { return fs.Getxattr(dirfd, name, attr, buf) })
+}
+
+// grow repeats an xattr call with a larger buffer until the value fits.
+func grow(call func([]byte) (int, error)) ([]byte, error) {
+	for size := 256; ; size *= 4 {
+		buf := make([]byte, size)
+		n, err := call(buf)
+		if err == unix.ERANGE && size < 1<<20 {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		return buf[:n:n], nil
+	}
+}
+
 // OpenRoot opens a directory that a person named, with the links in its path
 // followed, as the place beneath which everything else is reached. It is the
 // one call that takes a path.

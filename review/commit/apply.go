@@ -309,10 +309,13 @@ func (j *job) writeIntent() error {
 	if err := addAll(j.journal, frameApplied, j.applied); err != nil {
 		return err
 	}
+	if err := addAll(j.journal, frameLeaving, j.leaving()); err != nil {
+		return err
+	}
 	if err := addAll(j.journal, frameNote, j.notes); err != nil {
 		return err
 	}
-	if err := j.journal.add(frameIntent, intentRecord{len(j.objects), len(j.steps), len(j.applied)}); err != nil {
+	if err := j.journal.add(frameIntent, intentRecord{len(j.objects), len(j.steps), len(j.applied), len(j.cfg.Leaving)}); err != nil {
 		return err
 	}
 	if err := j.journal.flush(); err != nil {
@@ -392,10 +395,19 @@ func (j *job) takeBack(x *executor, cause error) error {
 	return cause
 }
 
+// leaving is what the session should drop, for the journal.
+func (j *job) leaving() []leavingRecord {
+	list := make([]leavingRecord, 0, len(j.cfg.Leaving))
+	for _, p := range j.cfg.Leaving {
+		list = append(list, leavingRecord{p.Tree, pathName(p.Path)})
+	}
+	return list
+}
+
 // result is what a commit that went through did.
 func (j *job) result() *Result {
 	rec := record{start: startRecord{Digest: digest(j.plan.Digest), Trees: j.treeRecords()},
-		areas: j.pl.areas, applied: j.applied, notes: j.notes}
+		areas: j.pl.areas, applied: j.applied, leaving: j.leaving(), notes: j.notes}
 	return rec.result(j.pl)
 }
 
@@ -406,9 +418,11 @@ func (r *record) result(pl *places) *Result {
 		a := &r.applied[i]
 		res.Applied = append(res.Applied, Applied{
 			Tree: r.start.Trees[a.Tree].Name, Path: string(a.Path), Kind: review.Kind(a.Kind),
-			At: string(a.At), FromAt: string(a.FromAt), HasFromAt: a.HasFromAt,
 			ID: overlay.HostID{Dev: a.Dev, Ino: a.Ino},
 		})
+	}
+	for _, l := range r.leaving {
+		res.Leaving = append(res.Leaving, review.TreePath{Tree: l.Tree, Path: string(l.Path)})
 	}
 	for _, n := range r.notes {
 		note := Note{n.Tree, string(n.Path), n.What}

@@ -94,13 +94,19 @@ func (s *shape) add(c *review.Change, inPlace bool) {
 		o := s.takeOut(c, c.From)
 		o.moved = s.putIn(c, o)
 		s.moved[c.From] = o.moved
-		if c.Parts != 0 {
+		if c.Parts != 0 || setsTime(c) {
 			s.metas = append(s.metas, c)
 		}
 	default:
 		s.takeOut(c, c.Origin)
 		s.putIn(c, nil)
 	}
+}
+
+// setsTime reports whether the session gave a file or link, of which it changed
+// something else, another modification time.
+func setsTime(c *review.Change) bool {
+	return c.Old != nil && c.New != nil && !c.New.IsDir() && c.New.Mtime != c.Old.Mtime
 }
 
 func (s *shape) takeOut(c *review.Change, path string) *out {

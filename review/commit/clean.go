@@ -78,6 +78,9 @@ func (c *cleaner) stage(i int, keep bool, name string) (kept bool, err error) {
 		return false, fmt.Errorf("something else stands there now")
 	}
 	if keep && c.holdsOld(i) {
+		if err := unshareDir(c.fs, c.pl.roots[i], ".", f.Mode); err != nil {
+			return false, fmt.Errorf("give what is kept of it nodes of its own: %w", err)
+		}
 		err := c.fs.Rename(parent, string(a.Name), c.dirFD, name, unix.RENAME_NOREPLACE)
 		if err == nil {
 			return true, nil

@@ -87,6 +87,10 @@ type Config struct {
 	StageDir string
 	// Keep what is replaced, for undo.
 	Keep KeepReplaced
+	// Leaving are the layer entries that the session should drop once the
+	// commit stands, as [review.ChangeSet.Dropped] lists them. They are kept in
+	// the journal, for whoever tells the session after a crash.
+	Leaving []review.TreePath
 	// Progress is told how far the commit is; it may be nil. It is called
 	// from the goroutine that called Apply.
 	Progress func(Progress)
@@ -122,9 +126,6 @@ type Applied struct {
 	// Path in the view, or for a deletion in the base.
 	Path string
 	Kind review.Kind
-	// At and FromAt are the layer entries to drop, as in [review.Change].
-	At, FromAt string
-	HasFromAt  bool
 	// ID is the host's identity of what stands at Path now; zero for a
 	// deletion.
 	ID overlay.HostID
@@ -137,6 +138,8 @@ type Result struct {
 	// Applied lists every change that is in the base now, in the order of the
 	// change set.
 	Applied []Applied
+	// Leaving is that of the [Config].
+	Leaving []review.TreePath
 	// Skipped are changes that were left out, Dropped privileges that were
 	// stripped or that this user or file system cannot give.
 	Skipped, Dropped []Note
@@ -148,18 +151,6 @@ type Result struct {
 	// Replaced is the directory that holds what the commit replaced, ""
 	// where it was not kept.
 	Replaced string
-}
-
-// Paths are the layer entries that the session should drop, by tree.
-func (r *Result) Paths() map[string][]string {
-	out := map[string][]string{}
-	for _, a := range r.Applied {
-		out[a.Tree] = append(out[a.Tree], a.At)
-		if a.HasFromAt {
-			out[a.Tree] = append(out[a.Tree], a.FromAt)
-		}
-	}
-	return out
 }
 
 // Note tells something about one path.

@@ -398,8 +398,7 @@ func (e *emitter) finish() {
 func (j *job) recordApplied() {
 	for _, c := range j.plan.Changes {
 		tree := j.treeIndex(c.Tree)
-		a := appliedRecord{Tree: tree, Path: pathName(c.Path), Kind: uint8(c.Kind), At: pathName(c.At),
-			FromAt: pathName(c.FromAt), HasFromAt: c.HasFromAt}
+		a := appliedRecord{Tree: tree, Path: pathName(c.Path), Kind: uint8(c.Kind)}
 		id := j.identity(tree, c)
 		a.Dev, a.Ino = id.Dev, id.Ino
 		j.applied = append(j.applied, a)

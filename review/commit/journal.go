@@ -43,6 +43,7 @@ const (
 	frameTree      = 'T' // treeEntry of the object before it
 	frameStep      = 'S' // step
 	frameApplied   = 'C' // appliedRecord
+	frameLeaving   = 'L' // leavingRecord
 	frameNote      = 'N' // noteRecord
 	frameIntent    = 'I' // intentRecord: all of the above is there
 	frameReverting = 'R' // from here on the commit is being taken back
@@ -85,18 +86,22 @@ type intentRecord struct {
 	Objects int `json:"objects"`
 	Steps   int `json:"steps"`
 	Applied int `json:"applied"`
+	Leaving int `json:"leaving"`
 }
 
 // appliedRecord is an element of Result.Applied.
 type appliedRecord struct {
-	Tree      int      `json:"tree"`
-	Path      pathName `json:"path"`
-	Kind      uint8    `json:"kind"`
-	At        pathName `json:"at"`
-	FromAt    pathName `json:"fromAt,omitempty"`
-	HasFromAt bool     `json:"hasFromAt,omitempty"`
-	Dev       uint64   `json:"dev,omitempty"`
-	Ino       uint64   `json:"ino,omitempty"`
+	Tree int      `json:"tree"`
+	Path pathName `json:"path"`
+	Kind uint8    `json:"kind"`
+	Dev  uint64   `json:"dev,omitempty"`
+	Ino  uint64   `json:"ino,omitempty"`
+}
+
+// leavingRecord is an element of Result.Leaving.
+type leavingRecord struct {
+	Tree string   `json:"tree"`
+	Path pathName `json:"path"`
 }
 
 // The classes of a noteRecord.
@@ -120,6 +125,7 @@ type record struct {
 	objects   []object
 	steps     []step
 	applied   []appliedRecord
+	leaving   []leavingRecord
 	notes     []noteRecord
 	intent    bool
 	reverting bool
@@ -277,6 +283,8 @@ func (r *record) take(kind byte, payload []byte) error {
 		return appendTo(&r.steps, payload)
 	case frameApplied:
 		return appendTo(&r.applied, payload)
+	case frameLeaving:
+		return appendTo(&r.leaving, payload)
 	case frameNote:
 		return appendTo(&r.notes, payload)
 	case frameIntent:
@@ -324,9 +332,9 @@ func (r *record) takeIntent(payload []byte) error {
 	if err := json.Unmarshal(payload, &in); err != nil {
 		return err
 	}
-	if in.Objects != len(r.objects) || in.Steps != len(r.steps) || in.Applied != len(r.applied) {
-		return fmt.Errorf("it counts %d objects, %d steps and %d changes, but has %d, %d and %d",
-			in.Objects, in.Steps, in.Applied, len(r.objects), len(r.steps), len(r.applied))
+	if in.Objects != len(r.objects) || in.Steps != len(r.steps) || in.Applied != len(r.applied) || in.Leaving != len(r.leaving) {
+		return fmt.Errorf("it counts %d objects, %d steps, %d changes and %d entries, but has %d, %d, %d and %d",
+			in.Objects, in.Steps, in.Applied, in.Leaving, len(r.objects), len(r.steps), len(r.applied), len(r.leaving))
 	}
 	r.intent = true
 	return r.check()

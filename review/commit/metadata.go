@@ -131,6 +131,10 @@ func (j *job) metaOf(c *review.Change, now *facts) (before, after *meta) {
 		old := permissions(now.Mode)
 		before.Mode, after.Mode = &old, &old
 	}
+	if setsTime(c) {
+		old, mtime := now.Mtime, c.New.Mtime
+		before.Mtime, after.Mtime = &old, &mtime
+	}
 	if c.Parts&review.PartXattrs != 0 {
 		before.Xattrs, after.Xattrs = diffXattrs(j.plan.xattrs(c.Old), j.plan.xattrs(c.New))
 	}

@@ -84,7 +84,11 @@ func (j *job) inPlace(tree int, c *review.Change) (bool, error) {
 		return false, nil
 	case c.New.IsDir():
 		return true, nil
-	case c.Kind == review.Renamed && c.Parts == 0:
+	case c.HasFromAt:
+		// A pair of a deletion and an addition that are alike: the file that
+		// came is another one, with links and times of its own.
+		return false, nil
+	case c.Kind == review.Renamed && c.Parts == 0 && !setsTime(c):
 		return true, nil
 	case c.Link != "" || c.Parts&(review.PartContent|review.PartTarget|review.PartRdev) != 0:
 		return false, nil

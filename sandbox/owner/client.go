@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/galleyfs/galley/snapshots"
 )
 
@@ -69,7 +71,8 @@ func (c *Client) receive() {
 }
 
 func (c *Client) lost(err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+	// An owner that ends with a request unread resets the connection.
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
 		return fmt.Errorf("session %s: its owner process ended: %w", c.name, ErrNoOwner)
 	}
 	return fmt.Errorf("session %s: its owner process: %w", c.name, err)
