@@ -77,7 +77,7 @@ func (t *Tree) raiseDir(n *Node) (*nodeVer, error) {
 
 // copyUpDir copies one directory whose parent is in the active layer.
 func (t *Tree) copyUpDir(n *Node) error {
-	old := n.verIn(t.view)
+	old := contentVer(n, t.view)
 	parent, name := n.placeIn(t.view)
 	a, err := t.attrIn(n, t.view)
 	if err != nil {

@@ -130,7 +130,7 @@ func (t *Tree) implicit(n *Node, v *view) bool {
 		return false
 	}
 	for x := n.ver; x != nil; x = x.prev {
-		if v.has(x.layer) && x.flags&verImplicit == 0 {
+		if v.has(x.layer) && x.flags&(verImplicit|verGhost) == 0 {
 			return false
 		}
 	}

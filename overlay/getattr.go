@@ -213,6 +213,16 @@ func contentVer(n *Node, v *view) *nodeVer {
 	return nil
 }
 
+// untouched reports whether v shows of n what the base has: a layer has at most
+// taken a name from it, or a commit has put it there.
+func (n *Node) untouched(v *view) bool {
+	if !n.born(v) {
+		return false
+	}
+	x := n.verIn(v)
+	return x == nil || x.onlyCounts() && contentVer(n, v) == nil
+}
+
 func (t *Tree) readlink(n *Node, x *nodeVer) (string, error) {
 	if x != nil {
 		fd, name, err := t.payloadAt(n, x)

@@ -126,12 +126,14 @@ func (t *Tree) baseNode(v *view, dir *Node, name string, st *unix.Statx_t, excl 
 			return n, nil
 		}
 	}
+	// The known names are those of the live view, whichever view met this one.
+	if !n.untouched(t.view) || dir.entryIn(t.view, name) != nil {
+		return n, nil
+	}
 	if !excl {
 		return nil, retryError{}
 	}
-	if x := n.verIn(v); x == nil || x.onlyCounts() {
-		n.addLink(dent{dir, name})
-	}
+	n.addLink(dent{dir, name})
 	return n, nil
 }
 
@@ -256,7 +258,7 @@ func (t *Tree) unmetLink(v *view, n, dir *Node, name string) bool {
 		return false
 	}
 	x := n.verIn(v)
-	return x != nil && !x.onlyCounts() && x.flags&verGone == 0 && dir.entryIn(v, name) == nil
+	return x != nil && x.flags&verGone == 0 && !n.untouched(v) && dir.entryIn(v, name) == nil
 }
 
 // Walk finds the node at a slash-separated path from the root, following no

@@ -32,6 +32,11 @@ func (n *Node) placeIn(v *view) (*Node, string) {
 		if len(n.links) > 0 {
 			return n.links[0].dir, n.links[0].name
 		}
+		// A commit put it where the base now has it, or another of its names
+		// went: this one counts unless it went too.
+		if n.born(v) && n.bparent != nil && n.bparent.entryIn(v, n.bname) == nil {
+			return n.bparent, n.bname
+		}
 		return nil, ""
 	}
 	if x != nil {
