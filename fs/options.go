@@ -41,6 +41,8 @@ type MountOptions struct {
 	// NoAtime is accepted for the sake of mount(8); FUSE reports the
 	// engine's access times and never sends any.
 	NoAtime bool
+	// Writeback is not the mount's but its server's: see [Options].
+	Writeback bool
 }
 
 // OptionError is a mount option that was not understood.
@@ -55,8 +57,8 @@ func (e *OptionError) Error() string {
 
 // ParseMountOptions reads a comma-separated list as given to -o. Known are
 // fsname=NAME, subtype=NAME, allow_other, ro, rw, exec, noexec, noatime,
-// relatime, default_permissions, nosuid and nodev; anything else is an
-// [OptionError]. A backslash keeps the character after it, so a name may hold
+// relatime, writeback, default_permissions, nosuid and nodev; anything else is
+// an [OptionError]. A backslash keeps the character after it, so a name may hold
 // a comma.
 func ParseMountOptions(s string) (MountOptions, error) {
 	var o MountOptions
@@ -105,12 +107,14 @@ func (o *MountOptions) set(opt string) error {
 		o.NoExec = false
 	case "noatime":
 		o.NoAtime = true
+	case "writeback":
+		o.Writeback = true
 	case "relatime", "default_permissions", "nosuid", "nodev":
 		// what every Galley mount has
 	case "suid", "dev":
 		return &OptionError{opt, "a session's set-id programs and devices never take effect; leave it out"}
 	default:
-		return &OptionError{opt, "not known; known are fsname=, subtype=, allow_other, ro, rw, exec, noexec, noatime, relatime, default_permissions, nosuid, nodev"}
+		return &OptionError{opt, "not known; known are fsname=, subtype=, allow_other, ro, rw, exec, noexec, noatime, relatime, writeback, default_permissions, nosuid, nodev"}
 	}
 	return nil
 }

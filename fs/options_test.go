@@ -16,6 +16,7 @@ func TestParseMountOptions(t *testing.T) {
 		{"ro,rw", MountOptions{}},
 		{"fsname=my\\,tree,subtype=x,noexec,noatime", MountOptions{FsName: "my,tree", Subtype: "x", NoExec: true, NoAtime: true}},
 		{"default_permissions,nosuid,nodev,relatime", MountOptions{}},
+		{"writeback", MountOptions{Writeback: true}},
 	} {
 		got, err := ParseMountOptions(c.in)
 		if err != nil || got != c.want {

@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 export PATH="$PATH:/usr/sbin:/sbin"
 need_go
-need_packages git sqlite3 npm rsync fuse-overlayfs fusermount3 setpriv
+need_packages git sqlite3 npm rsync fuse-overlayfs fusermount3 setpriv mkfs.xfs
 ready_fuse
 [ "$(id -u)" = 0 ] || die "needs root, to mount, to drop caches, and to work as an ordinary user for half of the rows"
 ready_user
@@ -20,5 +20,5 @@ out=${BENCH_OUT:-}
 mkdir -p bin
 go build -trimpath -o bin/galley ./cmd/galley
 go build -o bin/bench ./integration/bench
-exec bin/bench -scale "$scale" -rounds "${BENCH_ROUNDS:-3}" -only "${BENCH_ONLY:-}" \
+exec bin/bench -scale "$scale" -rounds "${BENCH_ROUNDS:-0}" -only "${BENCH_ONLY:-}" \
 	-kinds "${BENCH_KINDS:-}" -user "$test_user" -out "$out"

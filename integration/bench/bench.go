@@ -27,7 +27,7 @@ type bench struct {
 	targets []*target  // of the current round
 
 	samples map[rowKey][]sample
-	session []sessionRow
+	figures []written
 }
 
 // rowKey names a cell of the tables.
@@ -93,7 +93,7 @@ func (b *bench) makeTrees() error {
 	}
 	// The source tree is the directory in which bench was started; the
 	// ordinary user may not be able to read it.
-	src := fmt.Sprintf("mkdir -m 0777 %s/module && tar -cf - $(git ls-files) | tar -xf - -C %s/module", b.base, b.base)
+	src := fmt.Sprintf("mkdir -m 0777 %s/module && tar -cf - $(git ls-files -co --exclude-standard) | tar -xf - -C %s/module", b.base, b.base)
 	cmd := exec.Command("sh", "-euc", src+fmt.Sprintf(" && cd %s/module && go mod vendor && chown -R %s: .", b.base, b.user))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("copy the source: %w\n%s", err, out)
@@ -213,7 +213,7 @@ func (b *bench) one(wk work, t *target, round int) error {
 			return err
 		}
 	}
-	s, err := b.measure(t.who, t.dir, token+wk.run, marked(t.mark))
+	s, err := b.measure(t.who, t.dir, token+wk.run, t.servers())
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func main() {
 	flag.StringVar(&o.dir, "dir", "/var/tmp", "where to make the trees: a disk, with some 6 GB free at full scale")
 	flag.StringVar(&o.out, "out", "", "the Markdown file to write (default: standard output)")
 	flag.StringVar(&o.user, "user", "galleytest", "the ordinary user of the second half")
-	flag.IntVar(&o.rounds, "rounds", 3, "rounds; the table shows medians")
+	flag.IntVar(&o.rounds, "rounds", 0, "rounds; the table shows medians (default: 1 at small scale, 3 else)")
 	flag.BoolVar(&o.direct, "direct", false, "measure the engine and its FUSE face alone, without the galley program")
 	scale := flag.String("scale", "full", "small, medium or full")
 	only := flag.String("only", "", "measure only the rows whose name matches this `regexp`")
@@ -43,6 +43,12 @@ func main() {
 	var ok bool
 	if o.scale, ok = scales[*scale]; !ok {
 		log.Fatalf("no scale %q: small, medium or full", *scale)
+	}
+	if o.rounds == 0 {
+		o.rounds = 3
+		if o.scale.name == "small" {
+			o.rounds = 1
+		}
 	}
 	var err error
 	if o.only, err = regexp.Compile(*only); err != nil {
@@ -108,8 +114,8 @@ func run(o *options) (err error) {
 			return fmt.Errorf("round %d: %w", round, err)
 		}
 	}
-	if err := b.sessionRows(); err != nil {
-		return fmt.Errorf("session rows: %w", err)
+	if err := b.chapterRows(); err != nil {
+		return fmt.Errorf("chapters: %w", err)
 	}
 	return b.report()
 }

@@ -97,17 +97,18 @@ func cpuOf(pids []int) time.Duration {
 	return sum
 }
 
-// marked lists the processes that carry a mark in their environment, which is
-// how servers that went into the background are found.
-func marked(mark string) []int {
+// servers lists the processes that serve the target: those with a path below
+// its place among their arguments. (Not by a mark in
+// the environment: Galley's owner is started with a clean one.)
+func (t *target) servers() []int {
 	var pids []int
 	dirs, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return nil
 	}
 	for _, dir := range dirs {
-		env, err := os.ReadFile(dir + "/environ")
-		if err != nil || !bytes.Contains(env, []byte(mark)) {
+		args, err := os.ReadFile(dir + "/cmdline")
+		if err != nil || !bytes.Contains(args, []byte(t.place+"/")) {
 			continue
 		}
 		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && pid != os.Getpid() {

@@ -9,13 +9,6 @@ import (
 	"time"
 )
 
-// sessionRow is a row that only Galley has, with a figure to reach.
-type sessionRow struct {
-	user, name string
-	got, goal  string
-	reached    bool
-}
-
 func (b *bench) report() error {
 	var w strings.Builder
 	s := b.scale
@@ -38,7 +31,7 @@ which the time itself counts show milliseconds of wall time. A dash: not measure
 		b.table(&w, u)
 		w.WriteString("\n")
 	}
-	b.sessionTable(&w)
+	b.chapterTables(&w)
 	if notes, err := os.ReadFile("docs/performance-notes.md"); err == nil {
 		w.Write(notes)
 	}
@@ -159,21 +152,6 @@ func (b *bench) wallRow(w *strings.Builder, u who, wk work, cols []string) {
 	default:
 		fmt.Fprintf(w, " %s | no |\n", label)
 	}
-}
-
-func (b *bench) sessionTable(w *strings.Builder) {
-	if len(b.session) == 0 {
-		return
-	}
-	fmt.Fprintf(w, "## Sessions, on a tree of %d files\n\n| | as | measured | goal | reached |\n|---|---|---:|---:|---|\n", b.scale.manyFiles)
-	for _, r := range b.session {
-		word := "no"
-		if r.reached {
-			word = "yes"
-		}
-		fmt.Fprintf(w, "| %s | %s | %s | %s | %s |\n", r.name, r.user, r.got, r.goal, word)
-	}
-	w.WriteString("\n")
 }
 
 func medianOf(all []sample, of func(sample) time.Duration) time.Duration {

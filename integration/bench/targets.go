@@ -31,27 +31,18 @@ var kinds = []kind{
 	{name: "fuse-overlayfs", mount: func(b *bench, t *target) []string {
 		return []string{"fuse-overlayfs", "-o", t.layerOptions(b), t.dir}
 	}},
-	{name: "galley", mount: func(b *bench, t *target) []string {
-		if b.direct {
-			return []string{b.dir + "/bench", "serve", b.base, t.place + "/work", t.dir}
-		}
-		return []string{b.galley, "overlay", "-o", t.layerOptions(b), t.dir}
-	}},
-	{name: "galley, writeback", mount: func(b *bench, t *target) []string {
-		if b.direct {
-			return []string{b.dir + "/bench", "serve", "-writeback", b.base, t.place + "/work", t.dir}
-		}
-		return []string{b.galley, "overlay", "-o", t.layerOptions(b) + ",writeback", t.dir}
-	}},
+	{name: "galley", mount: func(b *bench, t *target) []string { return t.galley(b) }},
+	{name: "galley, writeback", mount: func(b *bench, t *target) []string { return t.galley(b, "writeback") }},
 }
 
 // target is one kind in one round, used by one user.
 type target struct {
-	kind  kind
-	who   who
-	place string // holds upper, work and the mount point
+	kind kind
+	who  who
+	// place holds all of it: upper, work, the mount point. Every server is
+	// started with a path below it, and is known by that.
+	place string
 	dir   string // the tree
-	mark  string // in the environment of its servers
 	up    bool
 	err   error // why it could not be mounted
 }
@@ -60,13 +51,29 @@ func (t *target) layerOptions(b *bench) string {
 	return fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", b.base, t.place, t.place)
 }
 
+// galley is the command that shows a session of its own at the target, with
+// these mount options; with -direct, the engine and its face without one.
+func (t *target) galley(b *bench, options ...string) []string {
+	if b.direct {
+		argv := []string{b.dir + "/bench", "serve"}
+		for _, o := range options {
+			argv = append(argv, "-"+o)
+		}
+		return append(argv, b.base, t.place+"/work", t.dir)
+	}
+	argv := []string{"env", "GALLEY_HOME=" + t.place + "/work", b.galley, "mount", "--base", b.base}
+	for _, o := range options {
+		argv = append(argv, "-o", o)
+	}
+	return append(argv, "bench", t.dir)
+}
+
 // newTarget makes the directories of a target, and its copy of the tree if it
 // is a plain one.
 func (b *bench) newTarget(k kind, w who, round int) (*target, error) {
 	name := strings.NewReplacer(" ", "", ",", "-").Replace(k.name)
 	t := &target{kind: k, who: w, place: filepath.Join(b.dir, fmt.Sprintf("%s-%s-%d", name, w.name, round))}
 	t.dir = t.place + "/tree"
-	t.mark = "GALLEY_BENCH_MARK=" + t.place
 	if k.mount == nil {
 		if err := b.must(w, "/", fmt.Sprintf("mkdir %s && cp -a %s %s && git -C %s/repo status --porcelain", t.place, b.base, t.dir, t.dir)); err != nil {
 			return nil, err
@@ -83,7 +90,6 @@ func (b *bench) mount(t *target) {
 		return
 	}
 	cmd := b.command(t.who, "/", t.kind.mount(b, t)...)
-	cmd.Env = append(cmd.Env, t.mark)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	if t.err = cmd.Start(); t.err != nil {
@@ -132,12 +138,12 @@ func (b *bench) unmount(t *target) {
 // those that do not.
 func (b *bench) waitServers(t *target) {
 	for range 500 {
-		if len(marked(t.mark)) == 0 {
+		if len(t.servers()) == 0 {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	for _, pid := range marked(t.mark) {
+	for _, pid := range t.servers() {
 		fmt.Fprintf(os.Stderr, "bench: server %d of %s did not end by itself\n", pid, t.dir)
 		unix.Kill(pid, unix.SIGKILL)
 	}
