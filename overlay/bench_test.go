@@ -82,7 +82,7 @@ func BenchmarkCreateUnlink(b *testing.B) {
 	i := 0
 	for b.Loop() {
 		name := fmt.Sprintf("n%d", i)
-		n, _, err := f.Create(d, name, 0o644, Caller{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())})
+		n, _, err := f.Create(d, name, 0o644, self())
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -138,7 +138,7 @@ func BenchmarkSeal(b *testing.B) {
 		b.Run(fmt.Sprint(changed), func(b *testing.B) {
 			t, f := benchTree(b, 1, 1)
 			for i := range changed {
-				n, _, err := f.Create(f.Root(), fmt.Sprintf("n%d", i), 0o644, Caller{})
+				n, _, err := f.Create(f.Root(), fmt.Sprintf("n%d", i), 0o644, self())
 				if err != nil {
 					b.Fatal(err)
 				}

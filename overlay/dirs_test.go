@@ -104,7 +104,7 @@ func TestOpenDirsReadOnly(t *testing.T) {
 		if got := read(t, f, "f"); got != "one" {
 			t.Errorf("f: %q", got)
 		}
-		if _, _, err := f.Create(f.Root(), "new", 0o644, Caller{}); Errno(err) != unix.EROFS {
+		if _, _, err := f.Create(f.Root(), "new", 0o644, self()); Errno(err) != unix.EROFS {
 			t.Errorf("create: %v, want EROFS", err)
 		}
 		f.Detach()

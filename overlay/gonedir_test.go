@@ -1,7 +1,6 @@
 package overlay
 
 import (
-	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -10,17 +9,16 @@ import (
 // TestRemovedDirectoryCanStillBeDescribed: whoever has a removed directory open
 // sees what it was, without links, and nothing in it.
 func TestRemovedDirectoryCanStillBeDescribed(t *testing.T) {
-	self := Caller{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
 	_, f, _ := newTestTree(t, map[string]string{"d/f": "x"})
 	d, _, err := f.Lookup(f.Root(), "d")
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, _, err := f.Mkdir(f.Root(), "own", 0o750, self)
+	own, _, err := f.Mkdir(f.Root(), "own", 0o750, self())
 	if err != nil {
 		t.Fatal(err)
 	}
-	over, _, err := f.Mkdir(f.Root(), "over", 0o700, self)
+	over, _, err := f.Mkdir(f.Root(), "over", 0o700, self())
 	if err != nil {
 		t.Fatal(err)
 	}

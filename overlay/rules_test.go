@@ -88,7 +88,7 @@ func TestRulesHoldForTheFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, _, err = f.Create(dirNode("moved"), ".env", 0o644, Caller{})
+	_, _, err = f.Create(dirNode("moved"), ".env", 0o644, self())
 	wantErr("create in its place", err, unix.EACCES)
 	wantErr("rename onto its name", f.Rename(f.Root(), "plain", dirNode("a"), ".env", 0), unix.EACCES)
 	wantErr("remove its directory", f.Rmdir(f.Root(), "moved"), unix.ENOTEMPTY)
@@ -100,6 +100,6 @@ func TestRulesHoldForTheFile(t *testing.T) {
 	wantErr("write by another name", err, unix.EROFS)
 	wantErr("unlink", f.Unlink(dirNode("docs"), "page"), unix.EROFS)
 	wantErr("move away", f.Rename(f.Root(), "docs", f.Root(), "d2", 0), unix.EROFS)
-	_, _, err = f.Mkdir(dirNode("docs"), "new", 0o755, Caller{})
+	_, _, err = f.Mkdir(dirNode("docs"), "new", 0o755, self())
 	wantErr("mkdir", err, unix.EROFS)
 }

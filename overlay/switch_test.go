@@ -30,7 +30,7 @@ func TestSwitchUnderOpenFiles(t *testing.T) {
 	if _, err := f.Write(both, []byte("TWO2"), 0); err != nil {
 		t.Fatal(err)
 	}
-	only, _, err := f.Create(f.Root(), "only", 0o644, Caller{})
+	only, _, err := f.Create(f.Root(), "only", 0o644, self())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,8 +9,8 @@ while [ $i -lt 50 ]; do
 	sqlite3 base.db "insert into t(v) values('row $i')"
 	i=$((i + 1))
 done
-sqlite3 base.db "begin; update t set v = v || '!' where id % 3 = 0; delete from t where id % 5 = 0; commit;" &
-sqlite3 base.db 'select count(*) > 0 from t'
+sqlite3 -cmd '.timeout 20000' base.db "begin; update t set v = v || '!' where id % 3 = 0; delete from t where id % 5 = 0; commit;" &
+sqlite3 -cmd '.timeout 20000' base.db 'select count(*) > 0 from t'
 wait
 sqlite3 base.db 'pragma integrity_check' 'select count(*), sum(length(v)) from t'
 #--- readers see what was committed while a writer holds the lock
