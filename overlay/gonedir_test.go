@@ -41,7 +41,7 @@ func TestRemovedDirectoryCanStillBeDescribed(t *testing.T) {
 		if err := f.ReadDir(c.n, 0, func(e DirEntry) bool { t.Errorf("%s: lists %s", name, e.Name); return true }); err != nil {
 			t.Errorf("%s: list: %v", name, err)
 		}
-		if _, _, err := f.Create(c.n, "new", 0o644, self); Errno(err) != unix.ENOENT {
+		if _, _, err := f.Create(c.n, "new", 0o644, self()); Errno(err) != unix.ENOENT {
 			t.Errorf("%s: create: %v, want ENOENT", name, err)
 		}
 	}
