@@ -4,9 +4,36 @@ import (
 	"github.com/galleyfs/galley/overlay/hostfs"
 )
 
-// LayerID numbers a layer. Numbers grow through the life of a session and are
-// never used twice; 0 is the base.
-type LayerID uint32
+// LayerID numbers a layer; 0 is the base. A layer lies above those of lower
+// numbers. The numbers of active layers are positive, grow through the life of
+// a session and are never used twice. Negative ones are of layers that were
+// made later and lie beneath: see [Merged] and [Replaced].
+type LayerID int32
+
+// Replaced is the highest number of the layers that hold what a commit or undo
+// replaced in the base, directly above it. The later the commit the lower the
+// number, since the newer state of the base lies beneath the older. To a view
+// that has them they are a part of the base: [Face.Delta] does not report what
+// they hold.
+const Replaced LayerID = -1 << 30
+
+// Merged is the highest number of the layers that were put together from
+// sealed ones. They lie between those of replaced files and all others.
+const Merged LayerID = -1
+
+// holds reports whether layer l is in the directory, or in one before it.
+func (d *LayerDir) holds(l LayerID) bool {
+	switch {
+	case l > 0:
+		return l <= d.UpTo
+	case l.replaced():
+		return d.Replaced != 0 && l >= d.Replaced
+	}
+	return d.Merged != 0 && l >= d.Merged
+}
+
+// replaced reports whether the layer is a part of what was the base.
+func (l LayerID) replaced() bool { return l <= Replaced }
 
 // Stack is which layers a view is made of, as the record of a session keeps
 // it: the sealed layers from the lowest to the highest as closed ranges, and
@@ -64,8 +91,24 @@ type Config struct {
 	// UserXattr marks layers in "user.overlay." also where "trusted.overlay."
 	// could be used.
 	UserXattr bool
+	// LayerDirs are directories of layers that other sessions have in common
+	// with this tree, in ascending order of UpTo.
+	LayerDirs []LayerDir
+	// FirstIno is the lowest inode number that a new node may get: one above
+	// all that layers outside the stack may have used. 0 is no bound.
+	FirstIno uint64
 	// NoWatch switches off watching the base's directories.
 	NoWatch bool
+}
+
+// LayerDir holds layers of another session: those up to UpTo, the merged ones
+// from Merged up and those of replaced files from Replaced up, but for what a
+// LayerDir before it holds. What no LayerDir holds is in the tree's StateDir.
+type LayerDir struct {
+	UpTo, Merged, Replaced LayerID
+	// FD is a descriptor of the directory that has the layers' directories.
+	// The tree takes it over.
+	FD int
 }
 
 // HostID names an object of the host.

@@ -306,6 +306,7 @@ func (t *Tree) noteNames(names []dent, st *unix.Statx_t, digest *[32]byte, n *No
 // Preconditions: mu is held.
 func (t *Tree) setEntry(dir *Node, name string, n *Node) {
 	dir.putEntry(t.view.active, name, n)
+	t.names[dent{dir, name}] = true
 	t.rec.enc.entry(dir.ino, name, inoOf(n))
 	t.all[dir] = struct{}{}
 }

@@ -28,14 +28,16 @@ type Face struct {
 	fixed    *view // nil: the live one
 	notifier Notifier
 
-	mu     sync.Mutex
-	refs   map[*Node]uint64
-	queue  []Event
-	wake   chan struct{}
-	stop   chan struct{}
-	ended  sync.WaitGroup
-	closed bool
-	lists  listings
+	mu    sync.Mutex
+	refs  map[*Node]uint64
+	queue []Event
+	// flushes are closed when what is in the queue was delivered.
+	flushes []chan struct{}
+	wake    chan struct{}
+	stop    chan struct{}
+	ended   sync.WaitGroup
+	closed  bool
+	lists   listings
 }
 
 // Attach makes a face of the live view. n may be nil for a face that caches
@@ -46,11 +48,13 @@ func (t *Tree) Attach(n Notifier) *Face {
 	return f
 }
 
-// View makes a read-only face of the sealed layers in s, which must be ones
-// that the tree's records were opened with or that were sealed since. Host
-// edits that no layer covers show through.
+// View makes a read-only face of the sealed layers in s. Host edits that no
+// layer covers show through.
 func (t *Tree) View(s Stack) (*Face, error) {
 	s.Active = 0
+	if err := t.Load(s); err != nil {
+		return nil, err
+	}
 	f := &Face{t: t, fixed: newView(s), refs: make(map[*Node]uint64)}
 	t.addFace(f)
 	return f, nil
@@ -280,6 +284,7 @@ func (t *Tree) emit(from *Face, evs []Event) {
 
 func (f *Face) deliver() {
 	defer f.ended.Done()
+	defer f.flushed()
 	for {
 		select {
 		case <-f.stop:
@@ -287,13 +292,26 @@ func (f *Face) deliver() {
 		case <-f.wake:
 		}
 		f.mu.Lock()
-		evs := f.queue
-		f.queue = nil
+		evs, waiting := f.queue, f.flushes
+		f.queue, f.flushes = nil, nil
 		f.mu.Unlock()
 		if len(evs) > 0 {
 			f.notifier.Notify(evs)
 		}
+		for _, ch := range waiting {
+			close(ch)
+		}
 	}
+}
+
+// flushed lets those go who wait for a face that is no more.
+func (f *Face) flushed() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, ch := range f.flushes {
+		close(ch)
+	}
+	f.flushes = nil
 }
 
 // begin admits an operation that changes something.

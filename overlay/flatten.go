@@ -55,6 +55,7 @@ func (t *Tree) Flatten(s Stack, to LayerID, k Keep) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.loaded[to] = true
 	f := &flattening{t: t, v: newView(s), to: to, rule: k, above: map[*Node]bool{}, keep: map[string]bool{}}
 	if err := f.run(); err != nil {
 		f.undo()
@@ -242,7 +243,7 @@ func (f *flattening) refresh(dir *Node, name string, n *Node) {
 	if t.fs.Stat(fd.fd, name, &st) == nil {
 		w = wasOf(path, &st)
 	}
-	t.was[path] = &wasVer{layer: f.to, was: w, prev: t.was[path]}
+	t.putWas(f.to, w)
 	f.enc.was(w)
 }
 
@@ -455,10 +456,10 @@ func (f *flattening) facts() {
 	t := f.t
 	for path := range t.was {
 		w := t.wasIn(f.v, path)
-		if w == nil || t.was[path].layer == f.to || !f.keep[path] && !f.below(path) {
+		if w == nil || t.wasAt(f.to, path) != nil || !f.keep[path] && !f.below(path) {
 			continue
 		}
-		t.was[path] = &wasVer{layer: f.to, was: w, prev: t.was[path]}
+		t.putWas(f.to, w)
 		f.enc.was(w)
 	}
 }
@@ -519,15 +520,7 @@ func (f *flattening) undo() {
 			n.dropEntry(f.to, name)
 		}
 	}
-	for path, w := range t.was {
-		if w.layer != f.to {
-			continue
-		}
-		if w.prev == nil {
-			delete(t.was, path)
-		} else {
-			t.was[path] = w.prev
-		}
-	}
+	t.dropWas(f.to)
+	delete(t.loaded, f.to)
 	_ = hostfs.RemoveAll(t.fs, t.layersFD, layerName(f.to))
 }

@@ -21,6 +21,9 @@ type loader struct {
 	layer LayerID
 	max   uint64 // highest own inode number met
 	born  map[*Node]string
+	fresh []*Node // made by this loader
+	v     *view   // what is loaded for
+	met   map[LayerID]bool
 	end   struct {
 		seen   bool
 		active LayerID
@@ -31,14 +34,16 @@ type loader struct {
 // load reads the index and the records it does not cover. It reports whether
 // the active layer was closed cleanly.
 func (t *Tree) load() (clean bool, err error) {
-	ld := &loader{t: t, byIno: map[uint64]*Node{}, born: map[*Node]string{}}
+	ld := &loader{t: t, v: t.view, met: t.loaded, byIno: map[uint64]*Node{}, born: map[*Node]string{}}
 	ld.byIno[t.root.ino] = t.root
-	from, err := ld.index()
-	if err != nil {
+	ld.fresh = []*Node{t.root}
+	if err := ld.index(); err != nil {
 		return false, err
 	}
+	// The record of what was the active layer then has perhaps grown since.
+	delete(t.loaded, ld.end.active)
 	size := int64(0)
-	for _, l := range t.recordsFrom(from) {
+	for _, l := range t.notLoaded(t.view) {
 		if size, err = ld.record(l); err != nil {
 			return false, err
 		}
@@ -52,40 +57,42 @@ func (t *Tree) load() (clean bool, err error) {
 	return clean, nil
 }
 
-// recordsFrom lists the layers of the view, from the given one up.
-func (t *Tree) recordsFrom(from LayerID) (out []LayerID) {
-	for _, r := range t.view.sealed {
-		for l := max(r.From, from); l <= r.To && l >= r.From; l++ {
-			out = append(out, l)
+// notLoaded lists the layers of the view whose records are not in memory yet,
+// the lowest first.
+func (t *Tree) notLoaded(v *view) (out []LayerID) {
+	for _, r := range v.sealed {
+		for l := r.From; l <= r.To && l >= r.From; l++ {
+			if !t.loaded[l] {
+				out = append(out, l)
+			}
 		}
 	}
-	if a := t.view.active; a != 0 {
+	if a := v.active; a != 0 && (!t.loaded[a] || t.rec == nil) {
 		out = append(out, a)
 	}
 	return out
 }
 
-// index reads the index, if there is a whole one, and returns the lowest layer
-// that it does not fully cover.
-func (ld *loader) index() (LayerID, error) {
+// index reads the index, if there is a whole one.
+func (ld *loader) index() error {
 	t := ld.t
 	b, err := hostfs.ReadFile(t.fs, t.stateFD, indexName, maxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+		return nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("read index: %w", err)
+		return fmt.Errorf("read index: %w", err)
 	}
 	// The index is a cache: one that is damaged or was made by another
 	// version is left aside, and everything is read from the records.
 	probe := &loader{t: &Tree{}, byIno: map[uint64]*Node{}, born: map[*Node]string{}}
 	if n, err := readFrames(b, probe.peek); err != nil || n != len(b) || !probe.end.seen {
-		return 0, nil
+		return nil
 	}
 	if _, err := readFrames(b, ld.frame); err != nil {
-		return 0, fmt.Errorf("index: %w", err)
+		return fmt.Errorf("index: %w", err)
 	}
-	return ld.end.active, nil
+	return nil
 }
 
 // peek only looks for the version and the end mark.
@@ -123,6 +130,7 @@ func (ld *loader) record(l LayerID) (int64, error) {
 	if ld.layer != l && l != t.view.active {
 		return 0, fmt.Errorf("layer %d: record: header names layer %d: %w", l, ld.layer, ErrCorrupt)
 	}
+	t.loaded[l] = true
 	if n == len(b) && ld.layer == l || l != t.view.active || t.cfg.ReadOnly {
 		return int64(n), nil
 	}
@@ -168,6 +176,7 @@ func (ld *loader) frame(k frameKind, d *decoder) error {
 		return nil
 	case frameLayer:
 		ld.layer = LayerID(d.uint32())
+		ld.met[ld.layer] = true
 		return nil
 	case frameEnd:
 		ld.end.seen, ld.end.active, ld.end.size = true, LayerID(d.uint32()), d.int()
@@ -209,6 +218,7 @@ func (ld *loader) get(ino uint64, typ uint32) (*Node, error) {
 	if n == nil {
 		n = &Node{id: ld.t.nextID.Add(1), ino: ino, typ: typ}
 		ld.byIno[ino] = n
+		ld.fresh = append(ld.fresh, n)
 		ld.t.all[n] = struct{}{}
 		if ino >= firstOwnIno && ino < 2*firstOwnIno {
 			ld.max = max(ld.max, ino)
@@ -244,13 +254,27 @@ func (ld *loader) node(f *nodeFrame, d *decoder) error {
 	}
 	x.data = nil
 	if f.flags&verMeta != 0 && f.hasData {
-		if x.data = n.verAt(f.data); x.data == nil || f.data >= ld.layer {
+		if x.data = n.verAt(f.data); x.data == nil && f.data < ld.layer {
+			// Merged with others meanwhile: the layer that they became has it.
+			x.data = contentBelow(n, ld.v, ld.layer)
+		}
+		if x.data == nil || f.data >= ld.layer {
 			return fmt.Errorf("inode %d: content in layer %d is not recorded: %w", f.ino, f.data, ErrCorrupt)
 		}
 	}
-	if f.born && n != ld.t.root {
+	if f.born && n != ld.t.root && n.bparent == nil {
 		n.hasBase, n.bid, n.btime, n.bornIn = true, f.id, f.btime, f.bornIn
 		ld.born[n] = f.base
+	}
+	return nil
+}
+
+// contentBelow is the content that view v has of n beneath layer l.
+func contentBelow(n *Node, v *view, l LayerID) *nodeVer {
+	for x := n.ver; x != nil; x = x.prev {
+		if x.layer < l && v.has(x.layer) && x.flags&verGhost == 0 {
+			return dataVer(x)
+		}
 	}
 	return nil
 }
@@ -301,6 +325,11 @@ func (ld *loader) finish() error {
 		}
 	}
 	dirs := map[string]*Node{"": t.root}
+	for _, n := range ld.byIno {
+		if n.isDir() && n.bparent != nil {
+			dirs[n.basePath()] = n
+		}
+	}
 	for n, p := range ld.born {
 		if n.isDir() {
 			dirs[p] = n
@@ -321,7 +350,7 @@ func (ld *loader) finish() error {
 		return err
 	}
 	t.findLinks()
-	t.applyRules()
+	t.applyRules(ld.fresh)
 	return nil
 }
 
@@ -453,11 +482,30 @@ func validName(s string) bool {
 
 func (t *Tree) putWas(l LayerID, w *Was) {
 	head := t.was[w.Path]
-	if head != nil && head.layer == l {
-		head.was = w
+	if head == nil || head.layer < l {
+		t.was[w.Path] = &wasVer{layer: l, was: w, prev: head}
 		return
 	}
-	t.was[w.Path] = &wasVer{layer: l, was: w, prev: head}
+	for h := head; ; h = h.prev {
+		if h.layer == l {
+			h.was = w
+			return
+		}
+		if h.prev == nil || h.prev.layer < l {
+			h.prev = &wasVer{layer: l, was: w, prev: h.prev}
+			return
+		}
+	}
+}
+
+// wasAt is what exactly layer l has recorded of the base at path.
+func (t *Tree) wasAt(l LayerID, path string) *Was {
+	for w := t.was[path]; w != nil && w.layer >= l; w = w.prev {
+		if w.layer == l {
+			return w.was
+		}
+	}
+	return nil
 }
 
 func (t *Tree) wasIn(v *view, path string) *Was {
@@ -468,4 +516,24 @@ func (t *Tree) wasIn(v *view, path string) *Was {
 		}
 	}
 	return out
+}
+
+// dropWas forgets what layer l has recorded of the base.
+func (t *Tree) dropWas(l LayerID) {
+	for path, head := range t.was {
+		if head.layer == l && head.prev == nil {
+			delete(t.was, path)
+			continue
+		}
+		if head.layer == l {
+			t.was[path] = head.prev
+			continue
+		}
+		for h := head; h.prev != nil; h = h.prev {
+			if h.prev.layer == l {
+				h.prev = h.prev.prev
+				break
+			}
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"sort"
 	"sync"
 	"sync/atomic"
 
@@ -123,12 +124,16 @@ func (v *view) has(l LayerID) bool {
 	if l == v.active {
 		return l != 0
 	}
-	for i := len(v.sealed) - 1; i >= 0; i-- {
-		if r := v.sealed[i]; l >= r.From {
-			return l <= r.To
-		}
+	// Most of what is asked for lies in the topmost range.
+	n := len(v.sealed)
+	if n == 0 {
+		return false
 	}
-	return false
+	if r := v.sealed[n-1]; l >= r.From {
+		return l <= r.To
+	}
+	i := sort.Search(n, func(i int) bool { return v.sealed[i].From > l }) - 1
+	return i >= 0 && l <= v.sealed[i].To
 }
 
 // lower is the view without the active layer.

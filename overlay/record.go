@@ -99,14 +99,14 @@ func b2i(v bool) byte {
 func (e *encoder) header(l LayerID, prefix string) {
 	at := e.begin(frameHeader)
 	e.uint(recordVersion)
-	e.uint(uint64(l))
+	e.uint(uint64(uint32(l)))
 	e.str(prefix)
 	e.end(at)
 }
 
 func (e *encoder) layer(l LayerID) {
 	at := e.begin(frameLayer)
-	e.uint(uint64(l))
+	e.uint(uint64(uint32(l)))
 	e.end(at)
 }
 
@@ -120,7 +120,7 @@ func (e *encoder) node(f *nodeFrame) {
 	e.str(f.name)
 	if f.flags&verMeta != 0 {
 		e.bool(f.hasData)
-		e.uint(uint64(f.data))
+		e.uint(uint64(uint32(f.data)))
 	}
 	e.str(f.lower)
 	if f.flags&verCtime != 0 {
@@ -131,7 +131,7 @@ func (e *encoder) node(f *nodeFrame) {
 		e.str(f.base)
 		e.host(f.id)
 		e.time(f.btime)
-		e.uint(uint64(f.bornIn))
+		e.uint(uint64(uint32(f.bornIn)))
 	}
 	e.end(at)
 }
@@ -198,7 +198,7 @@ func (e *encoder) inode(next uint64) {
 
 func (e *encoder) endMark(active LayerID, size int64) {
 	at := e.begin(frameEnd)
-	e.uint(uint64(active))
+	e.uint(uint64(uint32(active)))
 	e.int(size)
 	e.end(at)
 }

@@ -79,12 +79,12 @@ func (t *Tree) unwritable(dir *Node, name string, st *unix.Statx_t) bool {
 	return linked(st) && t.ruled().readOnly[hostID(st)]
 }
 
-// applyRules sets what the rules say of the nodes that records name.
-func (t *Tree) applyRules() {
+// applyRules sets what the rules say of nodes that records name.
+func (t *Tree) applyRules(nodes []*Node) {
 	if t.cfg.Rules == nil {
 		return
 	}
-	for n := range t.all {
+	for _, n := range nodes {
 		path := ""
 		if n.hasBase {
 			path = n.basePath()

@@ -12,7 +12,7 @@ func (t *Tree) Prepare(next LayerID) error {
 	if t.cfg.ReadOnly {
 		return unix.EROFS
 	}
-	return makeLayer(t.fs, t.layersFD, next, t.prefix)
+	return makeLayer(t.fs, t.layersDir(next), next, t.prefix)
 }
 
 // Barrier holds up all operations of some trees: one cut through all of them.
@@ -83,6 +83,7 @@ func (t *Tree) cut(rec *recordWriter, next LayerID) error {
 	defer t.mu.Unlock()
 	oldRec, oldView := t.rec, t.view
 	t.rec = rec
+	t.loaded[next] = true
 	t.setView(t.view.sealedWith(next))
 	if err := t.startRoot(next); err != nil {
 		t.rec = oldRec
@@ -91,6 +92,8 @@ func (t *Tree) cut(rec *recordWriter, next LayerID) error {
 		return err
 	}
 	t.dirty = false
+	t.sealed = sealedNames{layer: oldView.active, stack: oldView.sealedWith(0).sealed, names: t.names}
+	t.names = make(map[dent]bool)
 	if err := t.flushRecord(); err != nil {
 		return err
 	}
@@ -114,6 +117,7 @@ func (b *Barrier) Switch(i int, s Stack) error {
 	defer t.mu.Unlock()
 	oldRec, oldView := t.rec, t.view
 	t.rec = rec
+	t.loaded[s.Active] = true
 	t.setView(newView(s))
 	if err := t.startRoot(s.Active); err != nil {
 		t.rec = oldRec
@@ -122,6 +126,8 @@ func (b *Barrier) Switch(i int, s Stack) error {
 		return fmt.Errorf("tree %q: switch: %w", t.cfg.Name, err)
 	}
 	t.dirty = false
+	t.sealed = sealedNames{layer: oldView.active, stack: oldView.sealedWith(0).sealed, names: t.names}
+	t.names = make(map[dent]bool)
 	t.findLinks()
 	t.remapBase()
 	b.events[i] = append(b.events[i], t.differences(oldView)...)

@@ -63,7 +63,10 @@ type Tree struct {
 	all      map[*Node]struct{}
 	goneDirs map[*Node]Attr // removed directories that a face still holds, as they were
 	tmpSeq   atomic.Uint64
-	dirty    bool // the active layer has changes
+	dirty    bool             // the active layer has changes
+	loaded   map[LayerID]bool // layers whose records are in memory
+	names    map[dent]bool    // names that the active layer changed
+	sealed   sealedNames      // those of the layer sealed last
 	closed   bool
 
 	liveMu  sync.Mutex
@@ -119,6 +122,14 @@ func (t *Tree) Stack() Stack {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.view.stack()
+}
+
+// NextIno is one above all inode numbers that nodes of the tree's own got so
+// far: see [Config.FirstIno].
+func (t *Tree) NextIno() uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.nextIno
 }
 
 // Dirty reports whether the active layer has any change.
@@ -201,7 +212,7 @@ func makeLayer(fs hostfs.FS, layersFD int, l LayerID, prefix string) error {
 	return nil
 }
 
-func layerName(l LayerID) string { return strconv.FormatUint(uint64(l), 10) }
+func layerName(l LayerID) string { return strconv.Itoa(int(l)) }
 
 // Open opens the tree whose state is in cfg.StateDir, showing stack. Unless
 // cfg.ReadOnly is set the caller must be the only one that does so, and a
@@ -224,7 +235,9 @@ func Open(cfg Config, stack Stack) (*Tree, error) {
 		goneDirs: make(map[*Node]Attr),
 		byBase:   make(map[HostID]*Node),
 		hide:     make(map[HostID]bool),
-		nextIno:  firstOwnIno,
+		nextIno:  max(firstOwnIno, cfg.FirstIno),
+		loaded:   make(map[LayerID]bool),
+		names:    make(map[dent]bool),
 		uid:      uint32(unix.Geteuid()), gid: uint32(unix.Getegid()),
 	}
 	for _, id := range cfg.Hide {
@@ -280,6 +293,7 @@ func (t *Tree) open() (err error) {
 			}
 		}
 		t.dirty = t.activeHasChanges()
+		t.touchActive()
 	}
 	if !t.cfg.NoWatch && t.base != nil {
 		t.watch = startWatcher(t)
@@ -316,6 +330,7 @@ func (t *Tree) startActive() error {
 		return err
 	}
 	t.rec = rec
+	t.loaded[t.view.active] = true
 	if t.root.verAt(t.view.active) != nil {
 		return nil
 	}
@@ -344,7 +359,17 @@ func (t *Tree) xattrPrefix() (string, error) {
 }
 
 func (t *Tree) openLayerFile(l LayerID, name string, flags int) (int, error) {
-	return t.fs.Open(t.layersFD, layerName(l)+"/"+name, flags|unix.O_NOFOLLOW, 0)
+	return t.fs.Open(t.layersDir(l), layerName(l)+"/"+name, flags|unix.O_NOFOLLOW, 0)
+}
+
+// layersDir is the directory that has layer l's.
+func (t *Tree) layersDir(l LayerID) int {
+	for i := range t.cfg.LayerDirs {
+		if d := &t.cfg.LayerDirs[i]; d.holds(l) {
+			return d.FD
+		}
+	}
+	return t.layersFD
 }
 
 // startRoot makes the root of layer l look as the root of the view below it:
@@ -512,6 +537,9 @@ func (t *Tree) release() {
 	}
 	for _, fd := range t.cfg.LayerTrees {
 		_ = t.fs.Close(fd)
+	}
+	for _, d := range t.cfg.LayerDirs {
+		_ = t.fs.Close(d.FD)
 	}
 	if t.base != nil {
 		_ = t.base.Close()

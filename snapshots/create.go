@@ -153,6 +153,9 @@ func (s *Store) layOut(sessions int, stage string, m *manifest) error {
 	if err := syncDir(s.fs, dir, dirTrees); err != nil {
 		return err
 	}
+	if err := s.layHistory(dir, m); err != nil {
+		return err
+	}
 	return writeManifest(s.fs, dir, m)
 }
 

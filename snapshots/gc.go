@@ -34,6 +34,8 @@ type collector struct {
 	ctx    context.Context
 	dry    bool
 	before time.Time // what was discarded earlier goes
+	shared map[string]layerSet
+	blind  error // why it is not known what forks share: then no layer goes
 	report GCReport
 }
 
@@ -41,6 +43,9 @@ func (g *collector) run() error {
 	ids, err := names(g.store.fs, g.store.dir, dirSessions)
 	if err != nil {
 		return fmt.Errorf("state directory %q: %w", g.store.home, err)
+	}
+	if g.shared, g.blind = g.store.allShared(); g.blind != nil {
+		g.kept("layers, which forks may share", g.blind)
 	}
 	referenced := map[string]bool{} // elements of the trash that a session names
 	for _, id := range ids {
@@ -107,7 +112,26 @@ func (g *collector) session(id string, referenced map[string]bool) {
 
 // layers removes what no stack of a session needs.
 func (g *collector) layers(h *held) error {
+	if g.blind != nil {
+		return nil
+	}
 	m := h.man.Load()
+	history, err := readHistory(g.store.fs, h.dir)
+	if err != nil {
+		return fmt.Errorf("%s: %w", historyFile, err)
+	}
+	// Named snapshots outlast the retention, and so does what forks share.
+	named, known := layerSet{}, layerSet{}
+	for _, snap := range history {
+		known.addSnapshot(snap)
+		if snap.Name != "" {
+			named.addSnapshot(snap)
+		}
+	}
+	for tree, ranges := range g.shared[h.id] {
+		known.add(tree, ranges)
+		named.add(tree, ranges)
+	}
 	var stay, gone []retired
 	for _, r := range m.Retired {
 		if g.expired(r) {
@@ -118,7 +142,7 @@ func (g *collector) layers(h *held) error {
 	}
 	for _, r := range gone {
 		for tree, layers := range r.Layers {
-			if err := g.retire(h, tree, layers, stay); err != nil {
+			if err := g.retire(h, tree, without(layers, named[tree]), stay); err != nil {
 				return err
 			}
 		}
@@ -130,7 +154,7 @@ func (g *collector) layers(h *held) error {
 		}
 	}
 	for _, t := range m.Trees {
-		if err := g.strays(h, m, t); err != nil {
+		if err := g.strays(h, m, t, known[t.Name]); err != nil {
 			return err
 		}
 	}
@@ -183,14 +207,14 @@ func (g *collector) retire(h *held, tree string, layers []overlay.Range, stay []
 
 // strays looks for layers that no record accounts for: an empty one was
 // prepared when a crash came, another is not touched.
-func (g *collector) strays(h *held, m *manifest, t treeRecord) error {
+func (g *collector) strays(h *held, m *manifest, t treeRecord, used []overlay.Range) error {
 	rel := filepath.Join(dirTrees, t.Name, dirLayers)
 	have, err := names(g.store.fs, h.dir, rel)
 	if err != nil {
 		return err
 	}
 	known := func(n overlay.LayerID) bool {
-		if n == t.Stack.Active || n == m.Building || contains(t.Stack.Sealed, n) {
+		if n == t.Stack.Active || n == m.Building || contains(t.Stack.Sealed, n) || contains(used, n) {
 			return true
 		}
 		for _, r := range m.Retired {
@@ -221,6 +245,12 @@ func (g *collector) strays(h *held, m *manifest, t treeRecord) error {
 func (g *collector) trash(id string, referenced map[string]bool) {
 	path := filepath.Join(g.store.home, dirTrash, id)
 	t, err := g.store.openTrash(id)
+	if t != nil && t.man != nil && t.man.Purged {
+		if len(g.shared[id]) == 0 && g.blind == nil {
+			g.orphan(filepath.Join(dirTrash, id))
+		}
+		return
+	}
 	if err != nil {
 		g.kept(path, err)
 		return
@@ -233,11 +263,11 @@ func (g *collector) trash(id string, referenced map[string]bool) {
 	case t.Kind == TrashPaths && !referenced[id]:
 		// The discard did not come to pass, or was taken back.
 		g.orphan(filepath.Join(dirTrash, id))
-	case !t.Time.After(g.before):
+	case !t.Time.After(g.before) && (g.blind == nil || t.Kind == TrashPaths):
 		g.report.Bytes += g.size(filepath.Join(dirTrash, id))
 		g.report.Trash = append(g.report.Trash, id)
 		if !g.dry {
-			err = g.store.removeTrash(id)
+			err = g.store.purge(t, g.shared[id])
 		}
 	}
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -29,6 +30,8 @@ type historyLine struct {
 	Snapshot
 	// Renamed: the line only gives the snapshot of that number a name.
 	Renamed bool `json:"renamed,omitempty"`
+	// Counted: the line only says what the snapshot of that number changed.
+	Counted bool `json:"counted,omitempty"`
 }
 
 // checkHistoryLine decodes one line strictly.
@@ -46,7 +49,7 @@ func decodeHistoryLine(b []byte) (historyLine, error) {
 	if err := decodeStrict(b, &l); err != nil {
 		return l, fmt.Errorf("%w: %v", overlay.ErrCorrupt, err)
 	}
-	if l.Number == 0 {
+	if l.Number <= 0 {
 		return l, fmt.Errorf("%w: no number", overlay.ErrCorrupt)
 	}
 	for name, s := range l.Stacks {
@@ -89,15 +92,20 @@ func appendHistory(fs hostfs.FS, dir int, line historyLine, durable bool) error 
 	return nil
 }
 
-// mendHistory cuts off the torn line that a crash may have left at the end and
-// appends the last snapshot where the crash came between manifest and history.
+// mendHistory cuts off what a crash may have left at the end, a torn line or
+// that of a snapshot which never came to be, and appends the last snapshot where
+// the crash came between manifest and history.
 //
 // Preconditions: the session is held.
 func mendHistory(fs hostfs.FS, dir int, m *manifest) error {
-	if m.Last == nil {
+	flags := unix.O_RDWR | unix.O_NOFOLLOW
+	if m.Last != nil {
+		flags |= unix.O_CREAT
+	}
+	fd, err := fs.Open(dir, historyFile, flags, 0o600)
+	if err == unix.ENOENT {
 		return nil
 	}
-	fd, err := fs.Open(dir, historyFile, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("history: %w", err)
 	}
@@ -112,13 +120,17 @@ func mendHistory(fs hostfs.FS, dir int, m *manifest) error {
 		return fmt.Errorf("history: %w", err)
 	}
 	tail = tail[:n]
+	last := m.last().Number
 	whole := bytes.LastIndexByte(tail, '\n') + 1
+	for whole > 0 && lastNumber(tail[:whole]) > last {
+		whole = bytes.LastIndexByte(tail[:whole-1], '\n') + 1
+	}
 	if whole < len(tail) {
 		if err := fs.Truncate(fd, size-int64(len(tail)-whole)); err != nil {
 			return fmt.Errorf("history: cut off a torn line: %w", err)
 		}
 	}
-	if lastNumber(tail[:whole]) >= m.Last.Number {
+	if m.Last == nil || lastNumber(tail[:whole]) >= last {
 		return nil
 	}
 	return appendHistory(fs, dir, historyLine{Snapshot: m.last()}, false)
@@ -145,13 +157,16 @@ func (s *Session) History() ([]Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(s.Dir(), historyFile), err)
 	}
-	if last := s.Last(); last.Number != 0 && (len(all) == 0 || all[len(all)-1].Number < last.Number) {
+	m := s.man.Load()
+	last := m.last()
+	if last.Number != 0 && (len(all) == 0 || all[len(all)-1].Number < last.Number) {
 		all = append(all, last) // its line is about to be written
 	}
-	there := map[string]bool{}
+	there := &present{store: s.store, man: m, dir: dir, have: map[string][]overlay.LayerID{}}
 	out := all[:0]
 	for _, snap := range all {
-		if s.hasLayers(dir, snap, there) {
+		// A later one is about to become true, or never did.
+		if snap.Number <= last.Number && there.all(snap) {
 			out = append(out, snap)
 		}
 	}
@@ -183,9 +198,12 @@ func readHistory(fs hostfs.FS, dir int) ([]Snapshot, error) {
 			if l.Name != "" {
 				out[i].Name = l.Name
 			}
+			if l.Counted {
+				out[i].Changed, out[i].Changes = l.Changed, l.Changes
+			}
 			continue
 		}
-		if l.Renamed {
+		if l.Renamed || l.Counted {
 			continue
 		}
 		at[l.Number] = len(out)
@@ -193,34 +211,74 @@ func readHistory(fs hostfs.FS, dir int) ([]Snapshot, error) {
 	}
 }
 
-// hasLayers tells whether the ends of every range of a snapshot's layers are
-// there; ranges are removed whole.
-func (s *Session) hasLayers(dir int, snap Snapshot, there map[string]bool) bool {
+// present knows which layers of a session are there.
+type present struct {
+	store *Store
+	man   *manifest
+	dir   int
+	have  map[string][]overlay.LayerID // by directory, sorted
+}
+
+// all tells whether all layers of a snapshot are there.
+func (p *present) all(snap Snapshot) bool {
 	for tree, stack := range snap.Stacks {
-		for _, r := range stack.Sealed {
-			for _, l := range []overlay.LayerID{r.From, r.To} {
-				p := filepath.Join(dirTrees, tree, dirLayers, layerDir(l))
-				have, known := there[p]
-				if !known {
-					fd, err := s.store.fs.Open(dir, p, unix.O_PATH|unix.O_DIRECTORY, 0)
-					if have = err == nil; have {
-						_ = s.store.fs.Close(fd)
-					}
-					there[p] = have
-				}
-				if !have {
-					return false
-				}
+		if !p.in(filepath.Join(dirTrees, tree, dirLayers), p.man.own(stack.Sealed), func(path string) (int, error) {
+			return openDir(p.store.fs, p.dir, path)
+		}) {
+			return false
+		}
+		for i, o := range p.man.Origins {
+			shared := p.man.shared(i, stack.Sealed)
+			if !p.in(o.Session+"/"+tree, shared, func(string) (int, error) { return p.store.openLayers(o.Session, tree) }) {
+				return false
 			}
 		}
 	}
 	return true
 }
 
+// in tells whether a directory has all the layers of ranges.
+func (p *present) in(key string, ranges []overlay.Range, open func(string) (int, error)) bool {
+	if len(ranges) == 0 {
+		return true
+	}
+	have, known := p.have[key]
+	if !known {
+		if fd, err := open(key); err == nil {
+			have = layersIn(p.store.fs, fd)
+			_ = p.store.fs.Close(fd)
+		}
+		p.have[key] = have
+	}
+	for _, r := range ranges {
+		from, _ := slices.BinarySearch(have, r.From)
+		to, _ := slices.BinarySearch(have, r.To)
+		if to >= len(have) || have[to] != r.To || int64(to-from) != int64(r.To)-int64(r.From) {
+			return false
+		}
+	}
+	return true
+}
+
+// layersIn lists the numbers of the layers in a directory.
+func layersIn(fs hostfs.FS, fd int) (out []overlay.LayerID) {
+	list, err := names(fs, fd, ".")
+	if err != nil {
+		return nil
+	}
+	for _, name := range list {
+		if n, ok := layerNumber(name); ok {
+			out = append(out, n)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Snapshot finds a snapshot by number or name; of several with one name the
 // latest. Number 0 is the session before any change.
 func (s *Session) Snapshot(ref string) (Snapshot, error) {
-	if n, err := strconv.ParseUint(ref, 10, 32); err == nil {
+	if n, err := strconv.ParseUint(ref, 10, 31); err == nil {
 		return s.snapshot(overlay.LayerID(n))
 	}
 	all, err := s.History()

@@ -106,6 +106,11 @@ func (l *Live) openTree(t treeRecord, opt OpenOptions, stack overlay.Stack) (*ov
 		return nil, false, fmt.Errorf("tree %q: %w", t.Name, err)
 	}
 	detached := base.Detached
+	origins, err := l.held.store.openOrigins(l.held.man.Load(), t.Name, stack)
+	if err != nil {
+		_ = base.Close()
+		return nil, false, fmt.Errorf("tree %q: %w", t.Name, err)
+	}
 	tree, err := overlay.Open(overlay.Config{
 		Name:     t.Name,
 		StateDir: l.held.StateDir(t.Name),
@@ -114,6 +119,9 @@ func (l *Live) openTree(t treeRecord, opt OpenOptions, stack overlay.Stack) (*ov
 		Rules:    l.held.Rules().Compile(),
 		Hide:     append([]overlay.HostID{l.held.store.id}, opt.Hide...),
 		NoWatch:  opt.NoWatch,
+
+		LayerDirs: origins,
+		FirstIno:  t.Inodes,
 	}, stack)
 	if err != nil {
 		return nil, false, fmt.Errorf("tree %q: %w", t.Name, err)

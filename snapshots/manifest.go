@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"time"
 	"unicode/utf8"
@@ -53,15 +54,31 @@ type manifest struct {
 	// Retired are layers that left the stacks and wait for their removal.
 	Retired []retired `json:"retired,omitempty"`
 	Rules   Rules     `json:"rules,omitzero"`
+	// Origins are the sessions that this one is a fork of, the first ancestor
+	// first.
+	Origins []origin `json:"origins,omitempty"`
+	// Family is the id of the session that it and all its other forks descend
+	// from; empty for that session itself.
+	Family string `json:"family,omitempty"`
+	// Merges and Replacements count the numbers that were used for merged
+	// layers and for layers of replaced files.
+	Merges       int `json:"merges,omitempty"`
+	Replacements int `json:"replacements,omitempty"`
 	// Discarded is when the session was discarded. A session that is marked
 	// but not in the trash is on its way there; one in the trash that is not
 	// marked is on its way back.
 	Discarded *time.Time `json:"discarded,omitempty"`
+	// Purged: the session is gone from the trash for good, and only layers
+	// that its forks share are still there.
+	Purged bool `json:"purged,omitempty"`
 }
 
 type treeRecord struct {
 	TreeSpec
 	Stack overlay.Stack `json:"stack"`
+	// Inodes is one above the inode numbers of all sealed layers, also of
+	// those that a rollback took off the stack.
+	Inodes uint64 `json:"inodes,omitempty"`
 }
 
 type lastRecord struct {
@@ -97,7 +114,7 @@ func (m *manifest) clone() *manifest {
 
 // last is the latest snapshot with its stacks.
 func (m *manifest) last() Snapshot {
-	s := Snapshot{Time: m.Created, Stacks: map[string]overlay.Stack{}}
+	s := Snapshot{Time: m.Created, Changed: Unknown, Stacks: map[string]overlay.Stack{}}
 	if m.Last != nil {
 		s.Number, s.Name, s.Cause, s.Time = m.Last.Number, m.Last.Name, m.Last.Cause, m.Last.Time
 	}
@@ -195,6 +212,12 @@ func (m *manifest) check() error {
 			return fmt.Errorf("tree %q: active layer %d, and %d in the first tree", t.Name, t.Stack.Active, m.active())
 		}
 	}
+	if m.Family != "" && !validID(m.Family) {
+		return fmt.Errorf("family %q: %w", m.Family, ErrBadName)
+	}
+	if err := m.checkOrigins(); err != nil {
+		return err
+	}
 	return m.checkLayers()
 }
 
@@ -211,7 +234,7 @@ func (m *manifest) checkLayers() error {
 			}
 		}
 	}
-	if m.Durable >= active {
+	if m.Durable >= active || m.Durable < 0 {
 		return fmt.Errorf("layer %d recorded as durable, active is %d", m.Durable, active)
 	}
 	if m.Next <= active || m.Building >= m.Next || m.Building == active {
@@ -257,9 +280,9 @@ func checkStack(s overlay.Stack) error {
 	if len(s.Sealed) > maxRanges {
 		return fmt.Errorf("%d ranges of layers; up to %d are possible", len(s.Sealed), maxRanges)
 	}
-	below := overlay.LayerID(0)
+	below := overlay.LayerID(math.MinInt32)
 	for _, r := range s.Sealed {
-		if r.From <= below || r.To < r.From {
+		if r.From <= below || r.To < r.From || r.From <= 0 && r.To >= 0 {
 			return fmt.Errorf("layers %d to %d above layer %d", r.From, r.To, below)
 		}
 		below = r.To

@@ -17,14 +17,14 @@ func sample() *manifest {
 	return &manifest{
 		ID: "abcdefg2", Name: "proof", Created: day, Boot: "b",
 		Trees: []treeRecord{
-			{TreeSpec{Workspace, "/p", "/p"}, overlay.Stack{Sealed: []overlay.Range{{From: 5, To: 5}, {From: 7, To: 9}}, Active: 10}},
-			{TreeSpec{"conf", "/c", "/home/u/c"}, overlay.Stack{Active: 10}},
+			{TreeSpec: TreeSpec{Workspace, "/p", "/p"}, Stack: overlay.Stack{Sealed: []overlay.Range{{From: 5, To: 5}, {From: 7, To: 9}}, Active: 10}},
+			{TreeSpec: TreeSpec{"conf", "/c", "/home/u/c"}, Stack: overlay.Stack{Active: 10}},
 		},
-		Last:     &lastRecord{Number: 9, Name: "green", Cause: Cause{CauseTool, "edit"}, Time: day},
+		Last:     &lastRecord{Number: 9, Name: "green", Cause: Cause{Kind: CauseTool, Text: "edit"}, Time: day},
 		Durable:  8,
 		Next:     13,
 		Building: 11,
-		Retired:  []retired{{Layers: map[string][]overlay.Range{Workspace: {{From: 1, To: 4}}}, Time: day, Cause: Cause{CauseDiscard, "hgfedcb2"}, Trash: "hgfedcb2"}},
+		Retired:  []retired{{Layers: map[string][]overlay.Range{Workspace: {{From: 1, To: 4}}}, Time: day, Cause: Cause{Kind: CauseDiscard, Text: "hgfedcb2"}, Trash: "hgfedcb2"}},
 		Rules:    Rules{Hide: []string{"**/.env"}},
 	}
 }

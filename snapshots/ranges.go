@@ -1,6 +1,7 @@
 package snapshots
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/galleyfs/galley/overlay"
@@ -18,6 +19,20 @@ func addLayer(ranges []overlay.Range, n overlay.LayerID) []overlay.Range {
 		return out
 	}
 	return append(out, overlay.Range{From: n, To: n})
+}
+
+// join sorts ranges that have no layer in common and joins those that touch.
+func join(ranges []overlay.Range) []overlay.Range {
+	slices.SortFunc(ranges, func(a, b overlay.Range) int { return int(a.From) - int(b.From) })
+	out := ranges[:0]
+	for _, r := range ranges {
+		if k := len(out); k > 0 && out[k-1].To+1 == r.From && r.From != 0 && out[k-1].To != -1 {
+			out[k-1].To = r.To
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
 }
 
 func overlaps(a, b []overlay.Range) bool {
@@ -57,11 +72,11 @@ func without(a, b []overlay.Range) []overlay.Range {
 	return out
 }
 
-func layerDir(l overlay.LayerID) string { return strconv.FormatUint(uint64(l), 10) }
+func layerDir(l overlay.LayerID) string { return strconv.Itoa(int(l)) }
 
 // layerNumber is the number of the layer in a directory of that name.
 func layerNumber(name string) (overlay.LayerID, bool) {
-	n, err := strconv.ParseUint(name, 10, 32)
+	n, err := strconv.ParseInt(name, 10, 32)
 	if err != nil || layerDir(overlay.LayerID(n)) != name {
 		return 0, false
 	}

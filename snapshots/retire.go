@@ -121,7 +121,7 @@ func (l *Live) tryRetire(r retirement) (Snapshot, error) {
 			return Snapshot{}, err
 		}
 	}
-	err := l.switchTo(m, q, func(q *quiesced) error {
+	err := l.switchTo(m, q, nil, func(q *quiesced) error {
 		if q.rest != nil {
 			if err := q.rest.Seal(next); err != nil {
 				return err

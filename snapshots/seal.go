@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -24,7 +25,8 @@ func (l *Live) Seal(ctx context.Context, opt SealOptions) (Snapshot, error) {
 		return Snapshot{}, err
 	}
 	defer l.releaseSem()
-	if !l.dirty() {
+	last := l.held.Last()
+	if !l.dirty() && (opt.Name == "" || opt.Name == last.Name || last.Name == "" && last.Number != 0) {
 		return l.sealNothing(opt)
 	}
 	return l.seal(opt)
@@ -93,19 +95,18 @@ func (l *Live) seal(opt SealOptions) (Snapshot, error) {
 		return fail(err)
 	}
 	sealed := m.active()
-	if len(opt.Cause.Text) > maxCause {
-		opt.Cause.Text = opt.Cause.Text[:maxCause]
-	}
+	opt.Cause.bound()
 	m.Last = &lastRecord{Number: sealed, Name: opt.Name, Cause: opt.Cause, Time: l.held.store.now().UTC()}
 	for i := range m.Trees {
 		m.Trees[i].Stack = overlay.Stack{Sealed: addLayer(m.Trees[i].Stack.Sealed, sealed), Active: next}
 	}
 	m.Next = next + 1
-	err := l.switchTo(m, nil, func(q *quiesced) error { return q.rest.Seal(next) })
+	err := l.switchTo(m, nil, nil, func(q *quiesced) error { return q.rest.Seal(next) })
 	if err != nil {
 		return fail(err)
 	}
 	snap := m.last()
+	l.count(&snap, sealed)
 	err = appendHistory(l.fs(), l.held.dir, historyLine{Snapshot: snap}, opt.Durable)
 	if err == nil && opt.Durable {
 		err = l.makeDurable(sealed)
@@ -145,10 +146,16 @@ func (l *Live) prepare(n overlay.LayerID, durable bool) error {
 
 // switchTo makes m the manifest and does in the trees what it says, with no
 // operation in flight: q, or where that is nil a barrier of its own, holds them.
+// Of first, which may be nil, an error leaves everything as it is.
 //
 // Preconditions: sem is held.
-func (l *Live) switchTo(m *manifest, q *quiesced, do func(*quiesced) error) error {
+func (l *Live) switchTo(m *manifest, q *quiesced, first func() error, do func(*quiesced) error) error {
 	m.Durable = l.durable
+	for i, t := range l.trees {
+		// Some more are made until the programs are held.
+		const room = 1 << 20
+		m.Trees[i].Inodes = t.NextIno() + room
+	}
 	if err := m.check(); err != nil {
 		return err
 	}
@@ -164,6 +171,12 @@ func (l *Live) switchTo(m *manifest, q *quiesced, do func(*quiesced) error) erro
 	if q == nil {
 		q = l.quiesce(func(string) bool { return false })
 		defer q.release()
+	}
+	if first != nil {
+		if err := first(); err != nil {
+			_ = fs.Unlink(dir, tmp, 0)
+			return err
+		}
 	}
 	if err := fs.Rename(dir, tmp, dir, manifestFile, 0); err != nil {
 		_ = fs.Unlink(dir, tmp, 0)
@@ -214,4 +227,30 @@ func (l *Live) makeDurable(n overlay.LayerID) error {
 	}
 	l.durable = n
 	return nil
+}
+
+// bound cuts off what a cause has too much of.
+func (c *Cause) bound() {
+	if len(c.Text) > maxCause {
+		c.Text = strings.ToValidUTF8(c.Text[:maxCause], "")
+	}
+	if len(c.Args) > maxCause {
+		c.Args = nil
+	}
+}
+
+// count notes in s what layer n, the one sealed last, changed.
+func (l *Live) count(s *Snapshot, n overlay.LayerID) {
+	s.Changed = 0
+	for _, t := range l.trees {
+		list, count, ok := t.Changes(n, MaxChanges-len(s.Changes))
+		if !ok {
+			s.Changed, s.Changes = Unknown, nil
+			return
+		}
+		s.Changed += count
+		for _, c := range list {
+			s.Changes = append(s.Changes, Change{Tree: t.Name(), Path: Path(c.Path), Kind: c.Kind})
+		}
+	}
 }

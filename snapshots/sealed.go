@@ -47,6 +47,11 @@ func (o *Sealed) add(s *Session, spec TreeSpec, stack overlay.Stack) error {
 	if err != nil {
 		return err
 	}
+	origins, err := s.store.openOrigins(s.man.Load(), spec.Name, stack)
+	if err != nil {
+		_ = base.Close()
+		return err
+	}
 	tree, err := overlay.Open(overlay.Config{
 		Name:     spec.Name,
 		StateDir: s.StateDir(spec.Name),
@@ -55,6 +60,8 @@ func (o *Sealed) add(s *Session, spec TreeSpec, stack overlay.Stack) error {
 		Hide:     []overlay.HostID{s.store.id},
 		ReadOnly: true,
 		NoWatch:  true,
+
+		LayerDirs: origins,
 	}, stack)
 	if err != nil {
 		return err

@@ -122,6 +122,9 @@ func (s *Store) openTrash(id string) (*trashed, error) {
 	if err != nil {
 		return nil, err
 	}
+	if m.Purged {
+		return &trashed{man: m, TrashEntry: TrashEntry{ID: id}}, fmt.Errorf("trash %q: %w: it was purged, and only what its forks share is left", id, ErrNotFound)
+	}
 	t := &trashed{man: m, TrashEntry: TrashEntry{
 		ID: id, Kind: TrashSession, Session: m.ID, Name: m.Name, Base: m.Trees[0].Base,
 	}}
@@ -317,17 +320,22 @@ func (l *Live) switchBack(m *manifest, stacks []overlay.Stack) error {
 	if l.dirty() {
 		return errChangedSince
 	}
-	return l.switchTo(m, q, func(q *quiesced) error { return switchAll(q.flat, stacks) })
+	return l.switchTo(m, q, nil, func(q *quiesced) error { return switchAll(q.flat, stacks) })
 }
 
 // Purge removes an element of the trash for good: a session with all its
 // layers, or the record of discarded paths, whose layers GC then removes.
 func (s *Store) Purge(id string) error {
 	return s.locked(func() error {
-		if _, err := s.openTrash(id); err != nil {
+		t, err := s.openTrash(id)
+		if err != nil {
 			return err
 		}
-		if err := s.removeTrash(id); err != nil {
+		shared, err := s.allShared()
+		if err == nil {
+			err = s.purge(t, shared[id])
+		}
+		if err != nil {
 			return fmt.Errorf("purge %s: %w", id, err)
 		}
 		return nil

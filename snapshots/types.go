@@ -2,6 +2,7 @@ package snapshots
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -62,6 +63,12 @@ const (
 	CauseCommit  CauseKind = "commit"  // committed entries left; Text is the commit's id
 	CauseDiscard CauseKind = "discard" // discarded entries left; Text is the id in the trash
 	CauseRestore CauseKind = "restore" // discarded entries came back; Text is the id in the trash
+	// CauseBefore is what was changed, by whomever, before a command or tool
+	// call began; Text is the command or tool.
+	CauseBefore   CauseKind = "before"
+	CauseRollback CauseKind = "rollback" // Text is the snapshot that was returned to
+	CauseFork     CauseKind = "fork"     // the beginning of a fork; Text is SESSION@SNAPSHOT
+	CausePaths    CauseKind = "paths"    // paths were restored or picked; Text tells from where
 )
 
 // Cause is why a seal was made.
@@ -69,7 +76,27 @@ type Cause struct {
 	Kind CauseKind `json:"kind"`
 	// Text is shown to people; at most 4096 bytes are kept.
 	Text string `json:"text,omitempty"`
+	// Args are a tool call's arguments; more than 4096 bytes are left out.
+	Args json.RawMessage `json:"args,omitempty"`
+	// Start and Duration tell when the command or call ran.
+	Start    time.Time     `json:"start,omitzero"`
+	Duration time.Duration `json:"duration,omitempty"`
+	// Exit is the status that it ended with, nil where it has none.
+	Exit *int `json:"exit,omitempty"`
 }
+
+// Change is one path that a snapshot has otherwise than the one before it.
+type Change struct {
+	Tree string             `json:"tree"`
+	Path Path               `json:"path"`
+	Kind overlay.ChangeKind `json:"kind"`
+}
+
+// MaxChanges is how many changes a snapshot lists; all are counted.
+const MaxChanges = 50
+
+// Unknown is Snapshot.Changed where nobody counted.
+const Unknown = -1
 
 // Snapshot is one point of a session's history.
 type Snapshot struct {
@@ -80,8 +107,23 @@ type Snapshot struct {
 	Name  string    `json:"name,omitempty"`
 	Cause Cause     `json:"cause"`
 	Time  time.Time `json:"time"`
+	// Changed is how many paths the snapshot changed, or Unknown.
+	Changed int `json:"changed,omitempty"`
+	// Changes are the first of them.
+	Changes []Change `json:"changes,omitempty"`
 	// Stacks is the stack of sealed layers of each tree, by its name.
 	Stacks map[string]overlay.Stack `json:"stacks"`
+}
+
+// BuiltOn tells whether s has all layers of other: whether other, or what is
+// the same, lies on the way to it.
+func (s Snapshot) BuiltOn(other Snapshot) bool {
+	for tree, stack := range other.Stacks {
+		if len(without(stack.Sealed, s.Stacks[tree].Sealed)) > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // SealOptions says how [Live.Seal] seals.
@@ -91,6 +133,35 @@ type SealOptions struct {
 	// Durable waits until the snapshot would survive a power cut. Without
 	// it a power cut may lose what was not synced, as for any file.
 	Durable bool `json:"durable,omitempty"`
+}
+
+// Rollback says what [Live.Rollback] does.
+type Rollback struct {
+	// To is the snapshot to return to.
+	To overlay.LayerID `json:"to"`
+}
+
+// RolledBack tells what a rollback did.
+type RolledBack struct {
+	// To is what the session shows now.
+	To Snapshot `json:"to"`
+	// Before holds what the session was until then, to return to. It is the
+	// snapshot that was the latest, where nothing had changed since.
+	Before Snapshot `json:"before"`
+	// Now is the snapshot that the rollback made, equal to To.
+	Now Snapshot `json:"now"`
+	// Switch is how long operations were held up, and Invalidate how long it
+	// took from there until all views had been told.
+	Switch     time.Duration `json:"switch"`
+	Invalidate time.Duration `json:"invalidate"`
+}
+
+// Fork says what [Store.Fork] makes.
+type Fork struct {
+	// At is the snapshot that the new session begins as.
+	At overlay.LayerID
+	// Name may be empty: then it is made from that of the session.
+	Name string
 }
 
 // Committed tells a session that a commit has written a snapshot's changes, or

@@ -44,10 +44,11 @@ func (e *env) progress(what string) *ui.Progress {
 
 // Categories of the list of commands, which is sorted by them.
 const (
-	catWork   = "A SESSION"
-	catManage = "SESSIONS"
-	catMount  = "MOUNTS"
-	catSystem = "THIS MACHINE"
+	catWork    = "A SESSION"
+	catHistory = "HISTORY"
+	catManage  = "SESSIONS"
+	catMount   = "MOUNTS"
+	catSystem  = "THIS MACHINE"
 )
 
 func newApp(e *env) *cli.App {
@@ -74,6 +75,7 @@ func newApp(e *env) *cli.App {
 		},
 		Commands: []*cli.Command{
 			runCommand(e), statusCommand(e), diffCommand(e), commitCommand(e), discardCommand(e), recoverCommand(e),
+			logCommand(e), snapshotCommand(e), rollbackCommand(e), forkCommand(e),
 			sessionsCommand(e), attachCommand(e), duCommand(e), gcCommand(e),
 			mountCommand(e), unmountCommand(e),
 			doctorCommand(e), completionCommand(e), versionCommand(e), completeCommand(e),

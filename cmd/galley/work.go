@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/galleyfs/galley/cmd/galley/internal/ui"
 	"github.com/galleyfs/galley/overlay"
@@ -23,15 +24,22 @@ func (e *env) work(ctx context.Context, sess *snapshots.Session, o runOptions, c
 		return withHint(fmt.Errorf("start the owner of session %q: %w", sess.Name(), err), "galley doctor explains what this machine lacks")
 	}
 	defer client.Close()
-	before := sess.Last().Number
+	text := commandText(command)
+	// What others did since the last point is not the command's doing.
+	last, err := client.Seal(ctx, snapshots.SealOptions{Cause: snapshots.Cause{Kind: snapshots.CauseBefore, Text: text}})
+	if err != nil {
+		return fmt.Errorf("seal session %q: %w", sess.Name(), err)
+	}
+	cause := snapshots.Cause{Kind: snapshots.CauseCommand, Text: text, Start: time.Now()}
 	res, runErr := e.sandbox(ctx, sess, client, o.sandbox, command)
 	if runErr != nil && res.Code != exitMissing && res.Code != exitCannot {
 		return withHint(runErr, "galley doctor explains what this machine lacks")
 	}
+	cause.Duration, cause.Exit = time.Since(cause.Start), &res.Code
 	// What the command did is sealed and told also when the command, or the
 	// terminal around it, was told to end.
 	ctx = context.WithoutCancel(ctx)
-	if err := e.afterWork(ctx, sess, client, o, before, res, strings.Join(command, " ")); err != nil {
+	if err := e.afterWork(ctx, sess, client, o, last.Number, res, cause); err != nil {
 		return err
 	}
 	if runErr != nil {
@@ -99,8 +107,8 @@ func (e *env) view(client *owner.Client, t snapshots.TreeSpec, description strin
 
 // afterWork seals what the command did, commits or discards it if that was
 // asked for, and says what there is.
-func (e *env) afterWork(ctx context.Context, sess *snapshots.Session, client *owner.Client, o runOptions, before overlay.LayerID, res local.Result, text string) error {
-	snap, err := client.Seal(ctx, snapshots.SealOptions{Cause: snapshots.Cause{Kind: snapshots.CauseCommand, Text: text}})
+func (e *env) afterWork(ctx context.Context, sess *snapshots.Session, client *owner.Client, o runOptions, before overlay.LayerID, res local.Result, cause snapshots.Cause) error {
+	snap, err := client.Seal(ctx, snapshots.SealOptions{Cause: cause})
 	if err != nil {
 		return withHint(fmt.Errorf("seal session %q: %w", sess.Name(), err), "the changes are in the session; galley status")
 	}

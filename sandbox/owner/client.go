@@ -160,6 +160,12 @@ func (c *Client) Discard(ctx context.Context, d snapshots.Discard) (snapshots.Tr
 	return t, c.call(ctx, opDiscard, d, -1, &t)
 }
 
+// Rollback is [snapshots.Live.Rollback] in the owner.
+func (c *Client) Rollback(ctx context.Context, r snapshots.Rollback) (snapshots.RolledBack, error) {
+	var out snapshots.RolledBack
+	return out, c.call(ctx, opRollback, r, -1, &out)
+}
+
 // ServeFUSE hands the /dev/fuse descriptor fd of a fresh mount to the owner,
 // which serves it until it is unmounted. The descriptor stays the caller's,
 // who should close it soon: as long as another process has a copy, a killed

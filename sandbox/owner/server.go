@@ -214,6 +214,12 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 			return nil, err
 		}
 		return s.live.Discard(p.ctx, d)
+	case opRollback:
+		r, err := body[snapshots.Rollback](r)
+		if err != nil {
+			return nil, err
+		}
+		return s.live.Rollback(p.ctx, r)
 	case opWait, opAbort:
 		m, err := body[mountBody](r)
 		if err != nil {

@@ -31,12 +31,14 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Controller seals a session and moves entries out of its layers: either the
+// Controller seals a session, rolls it back and moves entries out of its layers:
+// either the
 // session's owner, asked by a [Client], or a [snapshots.Live] in this process.
 type Controller interface {
 	Seal(ctx context.Context, opt snapshots.SealOptions) (snapshots.Snapshot, error)
 	Committed(ctx context.Context, c snapshots.Committed) (snapshots.Snapshot, error)
 	Discard(ctx context.Context, d snapshots.Discard) (snapshots.TrashEntry, error)
+	Rollback(ctx context.Context, r snapshots.Rollback) (snapshots.RolledBack, error)
 	// Close releases the lease or the lock.
 	Close() error
 }

@@ -26,7 +26,7 @@ import (
 // the number tells which response belongs to which.
 
 // protocol is raised by every change that the other side would misunderstand.
-const protocol = 1
+const protocol = 2
 
 // maxFrame bounds a frame, in bytes. The largest are lists of committed paths:
 // this is room for some 500,000 of them.
@@ -42,6 +42,7 @@ const (
 	opSeal      op = "seal"
 	opCommitted op = "committed"
 	opDiscard   op = "discard"
+	opRollback  op = "rollback"
 	opWait      op = "wait-unmount"
 	opAbort     op = "abort"
 	opStop      op = "stop"

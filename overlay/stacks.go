@@ -1,0 +1,98 @@
+package overlay
+
+import (
+	"context"
+	"fmt"
+)
+
+// Load reads the records of those layers of s that are not in memory, so that
+// the tree can be switched to s or show it beside the live view. A stack that
+// was rolled off before the tree was opened is brought back by it.
+func (t *Tree) Load(s Stack) error {
+	t.admit.RLock()
+	defer t.admit.RUnlock()
+	s.Active = 0
+	v := newView(s)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	missing := t.notLoaded(v)
+	if len(missing) == 0 {
+		return nil
+	}
+	ld := &loader{t: t, v: v, met: t.loaded, byIno: map[uint64]*Node{}, born: map[*Node]string{}}
+	t.liveMu.Lock()
+	for _, n := range t.byBase {
+		ld.byIno[n.ino] = n
+	}
+	t.liveMu.Unlock()
+	for n := range t.all {
+		ld.byIno[n.ino] = n
+	}
+	for _, l := range missing {
+		if _, err := ld.record(l); err != nil {
+			return fmt.Errorf("tree %q: %w", t.cfg.Name, err)
+		}
+	}
+	if err := ld.finish(); err != nil {
+		return fmt.Errorf("tree %q: %w", t.cfg.Name, err)
+	}
+	return nil
+}
+
+// Restack gives tree i another stack that shows the same, with the same active
+// layer: sealed layers of the old one were merged, say. Nobody is told, since
+// nothing changed.
+func (b *Barrier) Restack(i int, s Stack) error {
+	t := b.trees[i]
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.Active != t.view.active {
+		return fmt.Errorf("tree %q: restack: active layer %d is to become %d: %w", t.cfg.Name, t.view.active, s.Active, ErrCorrupt)
+	}
+	t.setView(newView(s))
+	t.relink(t.view)
+	return nil
+}
+
+// relink makes metadata-only copies refer to content that view v has, where
+// they referred to a layer that was merged.
+//
+// Preconditions: mu is held.
+func (t *Tree) relink(v *view) {
+	for n := range t.all {
+		for x := n.ver; x != nil; x = x.prev {
+			if x.data != nil && v.has(x.layer) && !v.has(x.data.layer) {
+				x.data = contentBelow(n, v, x.layer)
+			}
+		}
+	}
+}
+
+// Flush waits until all faces were told everything that happened before it.
+func (t *Tree) Flush(ctx context.Context) error {
+	var waits []chan struct{}
+	t.facesMu.RLock()
+	for _, f := range t.faces {
+		if f.notifier == nil {
+			continue
+		}
+		ch := make(chan struct{})
+		f.mu.Lock()
+		f.flushes = append(f.flushes, ch)
+		f.mu.Unlock()
+		waits = append(waits, ch)
+		select {
+		case f.wake <- struct{}{}:
+		default:
+		}
+	}
+	t.facesMu.RUnlock()
+	for _, ch := range waits {
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return fmt.Errorf("tree %q: tell the views what changed: %w", t.cfg.Name, context.Cause(ctx))
+		}
+	}
+	return nil
+}
