@@ -85,7 +85,7 @@ func (d *differ) compare(e *overlay.Entry, was *overlay.Was, c *Change) (bool, e
 			return false, err
 		}
 	}
-	drifted := CheckDrift(d.tree.base.fs, d.tree.base.fd, *was).Kind != DriftNone
+	drifted := d.tree.base.drift(*was).Kind != DriftNone
 	if c.Old.Type() != c.New.Type() {
 		return !drifted || !d.equalsNow(e, c.New, was.Path), nil
 	}

@@ -24,7 +24,7 @@ type TreeInput struct {
 type tree struct {
 	name string
 	view View
-	base hostDir
+	base oldSide
 }
 
 // Options of Compute.

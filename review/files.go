@@ -196,7 +196,7 @@ func (l *lister) moved(from, to string) error {
 	}
 	base := l.tree.base
 	var names []string
-	if err := eachName(base, from, func(name string) error { names = append(names, name); return nil }); err != nil {
+	if err := base.each(from, func(name string) error { names = append(names, name); return nil }); err != nil {
 		return err
 	}
 	slices.Sort(names)
@@ -370,7 +370,7 @@ func (l *lister) stays(dir string, hadFiles map[string]bool) (bool, error) {
 		return true, nil
 	}
 	stays := false
-	err := eachName(l.tree.base, dir, func(name string) error {
+	err := l.tree.base.each(dir, func(name string) error {
 		path := join(dir, name)
 		var st unix.Statx_t
 		if absent, err := l.tree.base.stat(path, &st); absent || err != nil || stays {

@@ -12,7 +12,7 @@ import (
 // and which of them are renames.
 type layout struct {
 	view    View
-	base    hostDir
+	base    oldSide
 	entries map[string]*overlay.Entry
 	order   []*overlay.Entry
 	// renamed holds the entries that are renames; movedFrom is the same by
@@ -33,7 +33,7 @@ type layout struct {
 //     overwritten.) Whether a node moved away depends on the same question,
 //     so it is answered by starting from all claims and dropping those that
 //     fail until none does; a swap of two files stays two renames.
-func newLayout(v View, base hostDir) (*layout, error) {
+func newLayout(v View, base oldSide) (*layout, error) {
 	l := &layout{view: v, base: base, entries: map[string]*overlay.Entry{},
 		renamed: map[*overlay.Entry]bool{}, movedFrom: map[string]*overlay.Entry{}}
 	err := v.Delta(func(e overlay.Entry) error {

@@ -278,7 +278,7 @@ func (d *differ) goneNow(was *overlay.Was) bool {
 // affair. What the session never saw there, the host made later: it is no
 // deletion, but drift of the change of the given index, if that is not negative.
 func (d *differ) hidden(dir, at string, index int, ours func(name string) bool) error {
-	return eachName(d.tree.base, dir, func(name string) error {
+	return d.tree.base.each(dir, func(name string) error {
 		if err := d.ctx.Err(); err != nil {
 			return context.Cause(d.ctx)
 		}
@@ -324,7 +324,7 @@ func (d *differ) linkNames() {
 // drift is the first fact of a change that does not hold.
 func (d *differ) drift(c *Change) Drift {
 	for _, was := range c.Facts {
-		if drift := CheckDrift(d.tree.base.fs, d.tree.base.fd, was); drift.Kind != DriftNone {
+		if drift := d.tree.base.drift(was); drift.Kind != DriftNone {
 			return drift
 		}
 	}

@@ -163,6 +163,19 @@ func ignoredXattr(name string) bool {
 	return false
 }
 
+// oldSide is what a change set is relative to: a base, or another view.
+type oldSide interface {
+	stat(path string, st *unix.Statx_t) (absent bool, err error)
+	open(path string) (*Content, error)
+	readlink(path string) (string, error)
+	xattrs(path string) ([]Xattr, error)
+	factsNow(path string) (*overlay.Was, error)
+	// each calls fn for every name in a directory, in no order.
+	each(dir string, fn func(name string) error) error
+	// drift tells whether a fact still holds.
+	drift(was overlay.Was) Drift
+}
+
 // hostDir reads a base through descriptors; every path is resolved beneath the
 // root with no symbolic link followed.
 type hostDir struct {
@@ -289,11 +302,13 @@ func (h hostDir) factsNow(path string) (*overlay.Was, error) {
 	return w, nil
 }
 
-// eachName calls fn for every name in a directory of the base, in no order. No
+func (h hostDir) drift(was overlay.Was) Drift { return CheckDrift(h.fs, h.fd, was) }
+
+// each calls fn for every name in a directory of the base, in no order. No
 // descriptor is kept while fn runs, however deep the tree. A directory that is
 // gone has none.
-func eachName(base hostDir, dir string, fn func(name string) error) error {
-	fd, err := hostfs.OpenDeep(base.fs, base.fd, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+func (h hostDir) each(dir string, fn func(name string) error) error {
+	fd, err := hostfs.OpenDeep(h.fs, h.fd, dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW)
 	switch err {
 	case nil:
 	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP:
@@ -302,8 +317,8 @@ func eachName(base hostDir, dir string, fn func(name string) error) error {
 		return fmt.Errorf("list the directory %q of the base: %w", dir, err)
 	}
 	var names []string
-	err = hostfs.ReadDir(base.fs, fd, func(de hostfs.Dirent) error { names = append(names, de.Name); return nil })
-	_ = base.fs.Close(fd)
+	err = hostfs.ReadDir(h.fs, fd, func(de hostfs.Dirent) error { names = append(names, de.Name); return nil })
+	_ = h.fs.Close(fd)
 	if err != nil {
 		return fmt.Errorf("list the directory %q of the base: %w", dir, err)
 	}

@@ -105,6 +105,9 @@ func (o *opened) close() error {
 // put makes or replaces a file in a tree.
 func (o *opened) put(tree, path, text string) error {
 	f := o.faces[tree]
+	if err := o.mkdirs(f, parentOf(path)); err != nil {
+		return err
+	}
 	dir, _, err := f.Walk(parentOf(path))
 	if err != nil {
 		return err
@@ -128,6 +131,9 @@ func (o *opened) put(tree, path, text string) error {
 
 func (o *opened) remove(tree, path string) error {
 	f := o.faces[tree]
+	if err := o.mkdirs(f, parentOf(path)); err != nil {
+		return err
+	}
 	dir, _, err := f.Walk(parentOf(path))
 	if err != nil {
 		return err
@@ -234,4 +240,28 @@ func check(t testing.TB, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// mkdirs makes the directories that lead to dir, and it.
+func (o *opened) mkdirs(f *overlay.Face, dir string) error {
+	if dir == "" {
+		return nil
+	}
+	if n, _, err := f.Walk(dir); err == nil {
+		f.Forget(n, 1)
+		return nil
+	}
+	if err := o.mkdirs(f, parentOf(dir)); err != nil {
+		return err
+	}
+	parent, _, err := f.Walk(parentOf(dir))
+	if err != nil {
+		return err
+	}
+	defer f.Forget(parent, 1)
+	n, _, err := f.Mkdir(parent, dir[strings.LastIndexByte(dir, '/')+1:], 0o755, overlay.Caller{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())})
+	if err == nil {
+		f.Forget(n, 1)
+	}
+	return err
 }

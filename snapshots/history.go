@@ -316,10 +316,17 @@ func (s *Session) snapshot(n overlay.LayerID) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, err
 	}
+	near := overlay.LayerID(0)
 	for _, snap := range all {
 		if snap.Number == n {
 			return snap, nil
 		}
+		if max(snap.Number, n)-min(snap.Number, n) < max(near, n)-min(near, n) {
+			near = snap.Number
+		}
+	}
+	if near != 0 && near != s.Last().Number {
+		return Snapshot{}, fmt.Errorf("snapshot %d of session %s: %w; the nearest is %d, the latest %d", n, s.Name(), ErrNotFound, near, s.Last().Number)
 	}
 	return Snapshot{}, fmt.Errorf("snapshot %d of session %s: %w; the latest is %d", n, s.Name(), ErrNotFound, s.Last().Number)
 }

@@ -21,6 +21,9 @@ import (
 // maxOrigins bounds how long a line of forks of forks can be.
 const maxOrigins = 256
 
+// minLayer is below all numbers that layers have.
+const minLayer overlay.LayerID = math.MinInt32 + 1
+
 // origin tells whose layers a session has beside its own: those numbered up to
 // UpTo, the merged ones from Merged up and those of replaced files from
 // Replaced up, but for what an origin before it has.

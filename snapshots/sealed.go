@@ -32,14 +32,7 @@ func (s *Session) OpenSealed(n overlay.LayerID) (*Sealed, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Sealed{snap: snap}
-	for _, t := range s.Trees() {
-		if err := out.add(s, t, snap.Stacks[t.Name]); err != nil {
-			_ = out.Close()
-			return nil, fmt.Errorf("session %s: snapshot %d: tree %q: %w", s.Name(), n, t.Name, err)
-		}
-	}
-	return out, nil
+	return s.OpenStacks(snap)
 }
 
 func (o *Sealed) add(s *Session, spec TreeSpec, stack overlay.Stack) error {
@@ -92,4 +85,68 @@ func (o *Sealed) Close() error {
 	}
 	o.trees, o.open = nil, nil
 	return errors.Join(errs...)
+}
+
+// OpenStacks opens what a snapshot shows for looking; unlike OpenSealed it
+// takes any stacks of layers that the session has, such as those of
+// [Session.Before].
+func (s *Session) OpenStacks(snap Snapshot) (*Sealed, error) {
+	if err := s.Reload(); err != nil {
+		return nil, err
+	}
+	out := &Sealed{snap: snap}
+	for _, t := range s.Trees() {
+		if err := out.add(s, t, snap.Stacks[t.Name]); err != nil {
+			_ = out.Close()
+			return nil, fmt.Errorf("session %s: snapshot %d: tree %q: %w", s.Name(), snap.Number, t.Name, err)
+		}
+	}
+	return out, nil
+}
+
+// Before is what a snapshot was made from: for one that a seal made, the layers
+// below its own; for any other, such as a rollback's, the snapshot before it.
+func (s *Session) Before(snap Snapshot) (Snapshot, error) {
+	out := Snapshot{Number: snap.Number, Stacks: map[string]overlay.Stack{}, Time: snap.Time}
+	sealed := false
+	for tree, stack := range snap.Stacks {
+		below := without(stack.Sealed, []overlay.Range{{From: snap.Number, To: snap.Number}})
+		sealed = sealed || len(below) != len(stack.Sealed) || contains(stack.Sealed, snap.Number)
+		out.Stacks[tree] = overlay.Stack{Sealed: below}
+	}
+	if sealed && snap.Cause.Kind != CauseCommit && snap.Cause.Kind != CauseDiscard {
+		return out, nil
+	}
+	all, err := s.History()
+	if err != nil {
+		return out, err
+	}
+	prev, err := s.snapshot(0)
+	for _, other := range all {
+		if other.Number < snap.Number {
+			prev = other
+		}
+	}
+	return prev, err
+}
+
+// Upto is the part of a snapshot in layers up to n.
+func (s Snapshot) Upto(n overlay.LayerID) Snapshot {
+	out := s
+	out.Stacks = map[string]overlay.Stack{}
+	for tree, stack := range s.Stacks {
+		out.Stacks[tree] = overlay.Stack{Sealed: clip(stack.Sealed, minLayer, n)}
+	}
+	return out
+}
+
+// View shows another stack of layers of an open tree, whose layers must be
+// among those that it was opened with.
+func (o *Sealed) View(tree string, stack overlay.Stack) (*overlay.Face, error) {
+	for i, t := range o.trees {
+		if t.Name == tree {
+			return o.open[i].View(stack)
+		}
+	}
+	return nil, fmt.Errorf("tree %q: %w", tree, ErrNotFound)
 }

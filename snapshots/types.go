@@ -156,6 +156,27 @@ type RolledBack struct {
 	Invalidate time.Duration `json:"invalidate"`
 }
 
+// Take says what [Live.Take] brings into a session.
+type Take struct {
+	// Session is the id of the session that it comes from, empty for the
+	// session itself.
+	Session string `json:"session,omitempty"`
+	// Snapshot of that session.
+	Snapshot overlay.LayerID `json:"snapshot"`
+	// From names both for the history.
+	From string `json:"from"`
+	// Paths are paths in each tree, by its name; a directory stands for all
+	// beneath it.
+	Paths map[string][]Path `json:"paths"`
+}
+
+// Taken tells what a [Live.Take] did: Before is the session until then and Now
+// the session with the paths, the same where they were there already.
+type Taken struct {
+	Before Snapshot `json:"before"`
+	Now    Snapshot `json:"now"`
+}
+
 // Fork says what [Store.Fork] makes.
 type Fork struct {
 	// At is the snapshot that the new session begins as.

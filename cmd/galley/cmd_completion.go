@@ -51,13 +51,22 @@ func completeCommand(e *env) *cli.Command {
 		HideHelp:        true,
 		SkipFlagParsing: true,
 		Action: func(c *cli.Context) error {
-			for _, line := range complete(c.App, c.Args().Slice(), func() []string { return sessionNames(e) }) {
-				fmt.Fprintln(e.stdout, line)
+			words := c.Args().Slice()
+			for _, line := range complete(c.App, words, func() []string { return sessionNames(e) }) {
+				if line == snapshotWords {
+					line = strings.Join(matching(snapshotNames(e, words), words[len(words)-1]), "\n")
+				}
+				if line != "" {
+					fmt.Fprintln(e.stdout, line)
+				}
 			}
 			return nil
 		},
 	}
 }
+
+// snapshotWords stands for the snapshots of the session that the line is about.
+const snapshotWords = ":snapshots"
 
 // complete finds what the last of words can be.
 func complete(app *cli.App, words []string, sessions func() []string) []string {
@@ -125,6 +134,10 @@ func operandWords(cmd *cli.Command, index int, last string, sessions func() []st
 		return []string{":commands", ":files"}
 	case cmd.Name == "completion":
 		return matching([]string{"bash", "zsh", "fish"}, last)
+	case index == 0 && strings.HasPrefix(cmd.ArgsUsage, "N|NAME"):
+		return []string{snapshotWords}
+	case cmd.Name == "restore" || cmd.Name == "pick" && index > 0 || cmd.Name == "blame":
+		return []string{":files"}
 	case index == 0 && takesSession(cmd):
 		return matching(sessions(), last)
 	case cmd.Name == "mount" || cmd.Name == "unmount" || cmd.Name == "overlay":

@@ -21,20 +21,32 @@ type diffOptions struct {
 
 func diffCommand(e *env) *cli.Command {
 	return manual{
-		usage: []string{"diff [--stat | --name-status | --json] [--session NAME] [--snapshot N] [PATHS…]"},
+		usage: []string{
+			"diff [--stat | --name-status | --json] [--session NAME] [--snapshot N] [PATHS…]",
+			"diff [--stat | --name-status | --json] [--session NAME] N | N..M [PATHS…]",
+			"diff [--stat | --name-status | --json] SESSION1[@N] SESSION2[@M] [PATHS…]",
+		},
 		about: `
 Shows what the session changed, as a patch that git apply takes, binary files included.
 What a patch cannot carry (empty directories, exact modes, owners, extended attributes,
 special files) is listed on standard error; galley commit carries it all the same.
 
 A session at work is sealed for it and works on. PATHS are files and directories; they
-need not be there any more.`,
+need not be there any more.
+
+With a number or name of galley log, N, it shows what that command or call changed; with
+N..M what lies between two of them (N.. is up to now, ..M from the base); with two
+sessions, what the second has otherwise than the first. Such a difference is for reading:
+it has no digest that could be committed. A file called 12 is given as ./12.`,
 		json: review.JSONHelp,
 		examples: [][2]string{
 			{"galley diff", "the whole patch"},
 			{"galley diff --stat", "a line for each file, with a sum"},
 			{"galley diff --name-status src docs", "letters A M D R T, below two directories"},
 			{"galley diff | git -C ../copy apply", "the same changes on a copy of the base"},
+			{"galley diff 12", "what the command at 12 in galley log changed"},
+			{"galley diff 3..green --stat", "from snapshot 3 to the one called green"},
+			{"galley diff app second-try", "two attempts"},
 			{"galley diff --json | jq -r .digest", "the digest that galley commit --digest takes"},
 		},
 		exits: [][2]string{exitDone, exitErrors},
@@ -77,6 +89,13 @@ func atMostOne(set ...bool) error {
 
 func runDiff(ctx context.Context, e *env, st *snapshots.Store, o diffOptions, operands []string) error {
 	sess, err := e.findSession(st, o.session)
+	from, to, paths, between, perr := e.twoPoints(ctx, st, func() (*snapshots.Session, error) { return sess, err }, operands)
+	if perr != nil {
+		return perr
+	}
+	if between {
+		return e.diffPoints(ctx, from, to, o, paths)
+	}
 	if err != nil {
 		return err
 	}
@@ -91,6 +110,23 @@ func runDiff(ctx context.Context, e *env, st *snapshots.Store, o diffOptions, op
 	}
 	e.remember(p, set)
 	e.tellDrift(set)
+	return e.show(ctx, set, o)
+}
+
+// diffPoints shows what the second point has otherwise than the first.
+func (e *env) diffPoints(ctx context.Context, from, to point, o diffOptions, operands []string) error {
+	if err := sameBase(from, to); err != nil {
+		return err
+	}
+	c, err := compare(ctx, from, to)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	set, err := c.selected(operands)
+	if err != nil {
+		return err
+	}
 	return e.show(ctx, set, o)
 }
 

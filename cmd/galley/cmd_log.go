@@ -152,6 +152,8 @@ func whatRan(i snapshotInfo) string {
 		text = "review"
 	case snapshots.CauseBefore:
 		text = "before: " + text
+	case snapshots.CausePaths:
+		text = "took " + text
 	case snapshots.CauseRollback:
 		text = "rollback to " + text
 	default:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/urfave/cli/v2"
 
@@ -26,7 +27,7 @@ type mountRequest struct {
 
 func mountCommand(e *env) *cli.Command {
 	return manual{
-		usage: []string{"mount [--base DIR] [--tree NAME] [--snapshot N] [--read-only] [-o OPTIONS] SESSION DIR"},
+		usage: []string{"mount [--base DIR] [--tree NAME] [--read-only] [-o OPTIONS] SESSION[@N] DIR"},
 		about: `
 Shows a session at a directory, where every program of the host sees it. A session that
 does not exist is made, on --base or this project. The mount stays until galley unmount
@@ -38,7 +39,7 @@ which makes databases as fast as without Galley, and reading many files slower.`
 		examples: [][2]string{
 			{"galley mount fix-login /mnt/proof", "look at the session with any program"},
 			{"galley mount --base ~/app try /mnt/app", "a new session on ~/app"},
-			{"galley mount --snapshot 3 --read-only fix-login /mnt/then", "as it was"},
+			{"galley mount fix-login@3 /mnt/then", "as it was at snapshot 3, read-only"},
 			{"galley mount -o allow_other,fsname=proof fix-login /mnt/proof", "for other users too"},
 		},
 		exits: [][2]string{exitDone, exitErrors},
@@ -56,6 +57,16 @@ which makes databases as fast as without Galley, and reading many files slower.`
 				return usagef(c, "expected a session and a directory")
 			}
 			m := mountRequest{base: c.String("base"), session: c.Args().Get(0), tree: c.String("tree"), snapshot: c.String("snapshot")}
+			name, at, ok := strings.Cut(m.session, "@")
+			if ok && m.snapshot != "" {
+				return usagef(c, "SESSION@N and --snapshot say the same; give one of them")
+			}
+			if ok && at == "" {
+				return usagef(c, "%q: expected the number or name of a snapshot after the @", m.session)
+			}
+			if m.session = name; ok {
+				m.snapshot = at
+			}
 			var err error
 			if m.options, err = mountOptions(c.StringSlice("o")); err != nil {
 				return usagef(c, "%w", err)
@@ -121,9 +132,9 @@ func runMount(ctx context.Context, e *env, st *snapshots.Store, m mountRequest) 
 	}
 	f := owner.FUSE{Tree: tree.Name, ReadOnly: m.options.ReadOnly, Writeback: m.options.Writeback, Mountpoint: m.dir, Description: "galley mount"}
 	if m.snapshot != "" {
-		snap, err := sess.Snapshot(m.snapshot)
+		snap, err := findSnapshot(sess, m.snapshot)
 		if err != nil {
-			return fmt.Errorf("session %q: %w", sess.Name(), err)
+			return err
 		}
 		f.Snapshot = snap.Number
 	}

@@ -166,6 +166,12 @@ func (c *Client) Rollback(ctx context.Context, r snapshots.Rollback) (snapshots.
 	return out, c.call(ctx, opRollback, r, -1, &out)
 }
 
+// Take is [snapshots.Live.Take] in the owner.
+func (c *Client) Take(ctx context.Context, t snapshots.Take) (snapshots.Taken, error) {
+	var out snapshots.Taken
+	return out, c.call(ctx, opTake, t, -1, &out)
+}
+
 // ServeFUSE hands the /dev/fuse descriptor fd of a fresh mount to the owner,
 // which serves it until it is unmounted. The descriptor stays the caller's,
 // who should close it soon: as long as another process has a copy, a killed

@@ -220,6 +220,12 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 			return nil, err
 		}
 		return s.live.Rollback(p.ctx, r)
+	case opTake:
+		t, err := body[snapshots.Take](r)
+		if err != nil {
+			return nil, err
+		}
+		return s.live.Take(p.ctx, t)
 	case opWait, opAbort:
 		m, err := body[mountBody](r)
 		if err != nil {

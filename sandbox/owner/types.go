@@ -39,6 +39,7 @@ type Controller interface {
 	Committed(ctx context.Context, c snapshots.Committed) (snapshots.Snapshot, error)
 	Discard(ctx context.Context, d snapshots.Discard) (snapshots.TrashEntry, error)
 	Rollback(ctx context.Context, r snapshots.Rollback) (snapshots.RolledBack, error)
+	Take(ctx context.Context, t snapshots.Take) (snapshots.Taken, error)
 	// Close releases the lease or the lock.
 	Close() error
 }

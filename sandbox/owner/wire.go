@@ -43,6 +43,7 @@ const (
 	opCommitted op = "committed"
 	opDiscard   op = "discard"
 	opRollback  op = "rollback"
+	opTake      op = "take"
 	opWait      op = "wait-unmount"
 	opAbort     op = "abort"
 	opStop      op = "stop"
