@@ -78,7 +78,7 @@ func newApp(e *env) *cli.App {
 			logCommand(e), showCommand(e), blameCommand(e), snapshotCommand(e), rollbackCommand(e), restoreCommand(e),
 			forkCommand(e), pickCommand(e),
 			sessionsCommand(e), attachCommand(e), duCommand(e), gcCommand(e),
-			mountCommand(e), unmountCommand(e),
+			mountCommand(e), unmountCommand(e), overlayCommand(e),
 			doctorCommand(e), completionCommand(e), versionCommand(e), completeCommand(e),
 		},
 	}

@@ -17,12 +17,15 @@ import (
 )
 
 func main() {
-	// The program starts itself again in three roles. They come before
+	// The program starts itself again in four roles. They come before
 	// anything else, because they run with other privileges and in other
 	// namespaces than the command line.
 	local.Init()
 	if len(os.Args) > 1 && os.Args[1] == owner.Command {
 		os.Exit(owner.Main(os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == overlayServer {
+		os.Exit(overlayMain(os.Args[2:]))
 	}
 	// A signal cancels the work at hand, which then ends at a point where
 	// nothing is half done. While a command runs in a sandbox, signals are
