@@ -1,8 +1,8 @@
 #!/bin/bash
 # Measures Galley side by side with a plain directory, kernel overlayfs and
 # fuse-overlayfs and writes docs/performance.md. BENCH_SCALE is small, medium
-# or full (default); BENCH_ROUNDS, BENCH_ONLY and BENCH_KINDS as the flags of
-# integration/bench. A run that is not full prints its table and leaves the
+# or full (default); BENCH_ROUNDS, BENCH_ONLY, BENCH_KINDS and BENCH_AS are
+# the flags of integration/bench. A run that is not full prints its table and leaves the
 # document alone, unless BENCH_OUT names a file.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,4 +21,4 @@ mkdir -p bin
 go build -trimpath -o bin/galley ./cmd/galley
 go build -o bin/bench ./integration/bench
 exec bin/bench -scale "$scale" -rounds "${BENCH_ROUNDS:-0}" -only "${BENCH_ONLY:-}" \
-	-kinds "${BENCH_KINDS:-}" -user "$test_user" -out "$out"
+	-kinds "${BENCH_KINDS:-}" -as "${BENCH_AS:-}" -user "$test_user" -out "$out"

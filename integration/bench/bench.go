@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,14 +18,17 @@ import (
 type bench struct {
 	*options
 	work  string
-	base  string // the tree under all views; nobody writes to it
+	first string // the tree of which each round has a copy
+	base  string // the round's copy, under all of its views; nobody writes to it
+	place string // the round's disk
 	in    string // what pieces of work take from outside of the tree
 	env   []string
 	root  who
 	plain who // the ordinary user
 
-	mu      sync.Mutex // guards targets, which an interrupt looks at
+	mu      sync.Mutex // guards targets and disks, which an interrupt looks at
 	targets []*target  // of the current round
+	disks   []*disk
 
 	samples map[rowKey][]sample
 	figures []written
@@ -46,7 +50,7 @@ func newBench(o *options) (*bench, error) {
 	}
 	b := &bench{options: o, work: dir, samples: make(map[rowKey][]sample)}
 	b.dir = dir
-	b.base, b.in = dir+"/base", dir+"/in"
+	b.first, b.in = dir+"/first", dir+"/in"
 	b.root = who{name: "root", home: dir + "/home-root"}
 	b.plain = who{name: o.user, uid: uint32(uid), gid: uint32(gid), home: dir + "/home-user"}
 	if err := os.Chmod(dir, 0o777); err != nil {
@@ -66,8 +70,10 @@ func newBench(o *options) (*bench, error) {
 	b.env = []string{
 		"PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8", "BENCH=" + dir + "/bench", "IN=" + b.in,
 		"GOFLAGS=-buildvcs=false -trimpath", "GOPROXY=off", "GOTELEMETRY=off", "CGO_ENABLED=0",
-		"GIT_CONFIG_COUNT=3", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*",
+		"GIT_CONFIG_COUNT=5", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*",
 		"GIT_CONFIG_KEY_1=user.name", "GIT_CONFIG_VALUE_1=b", "GIT_CONFIG_KEY_2=user.email", "GIT_CONFIG_VALUE_2=b@example.com",
+		// Nothing in the background, where it would count for somebody else's work.
+		"GIT_CONFIG_KEY_3=gc.auto", "GIT_CONFIG_VALUE_3=0", "GIT_CONFIG_KEY_4=maintenance.auto", "GIT_CONFIG_VALUE_4=false",
 		"npm_config_update_notifier=false", "npm_config_audit=false", "npm_config_fund=false", "npm_config_logs_max=0",
 	}
 	return b, nil
@@ -80,6 +86,11 @@ func (b *bench) cleanUp() {
 	for _, t := range b.targets {
 		b.unmount(t)
 	}
+	for _, d := range b.disks {
+		if err := d.remove(); err != nil {
+			log.Print(err)
+		}
+	}
 	if err := exec.Command("rm", "-rf", "--one-file-system", b.work).Run(); err != nil {
 		log.Printf("remove %s: %v", b.work, err)
 	}
@@ -88,13 +99,13 @@ func (b *bench) cleanUp() {
 // makeTrees makes the base and what the pieces of work take in, as the
 // ordinary user, so that both users can change all of it.
 func (b *bench) makeTrees() error {
-	if err := b.must(b.root, "/", fmt.Sprintf("mkdir -m 0777 %s %s %s %s", b.base, b.in, b.root.home, b.plain.home)); err != nil {
+	if err := b.must(b.root, "/", fmt.Sprintf("mkdir -m 0777 %s %s %s %s", b.first, b.in, b.root.home, b.plain.home)); err != nil {
 		return err
 	}
 	// The source tree is the directory in which bench was started; the
 	// ordinary user may not be able to read it.
-	src := fmt.Sprintf("mkdir -m 0777 %s/module && tar -cf - $(git ls-files -co --exclude-standard) | tar -xf - -C %s/module", b.base, b.base)
-	cmd := exec.Command("sh", "-euc", src+fmt.Sprintf(" && cd %s/module && go mod vendor && chown -R %s: .", b.base, b.user))
+	src := fmt.Sprintf("mkdir -m 0777 %s/module && tar -cf - $(git ls-files -co --exclude-standard) | tar -xf - -C %s/module", b.first, b.first)
+	cmd := exec.Command("sh", "-euc", src+fmt.Sprintf(" && cd %s/module && go mod vendor && chown -R %s: .", b.first, b.user))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("copy the source: %w\n%s", err, out)
 	}
@@ -146,12 +157,12 @@ echo "pragma journal_mode=wal; create table t(a integer primary key, b text);
 with recursive n(x) as (select 1 union all select x+1 from n where x<200000)
 insert into t select x, 'some text of row ' || x from n; create index i on t(b);" > $IN/bulk.sql
 `, s.newFiles, s.newFiles/10)
-	return b.must(b.plain, b.base, script)
+	return b.must(b.plain, b.first, script)
 }
 
 // round measures every row on every kind once.
 func (b *bench) round(round int) error {
-	for _, w := range []who{b.root, b.plain} {
+	for _, w := range b.users() {
 		if err := b.roundAs(w, round); err != nil {
 			return err
 		}
@@ -159,12 +170,32 @@ func (b *bench) round(round int) error {
 	return nil
 }
 
+// users are those as whom to measure.
+func (b *bench) users() []who {
+	return slices.DeleteFunc([]who{b.root, b.plain}, func(w who) bool { return !b.as.MatchString(w.name) })
+}
+
 func (b *bench) roundAs(w who, round int) error {
+	// A tree for each kind, a large file and a copied-up one in each.
+	d, err := b.newDisk(fmt.Sprintf("disk-%s-%d", w.name, round), 12*b.scale.bigSize+8<<30)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := d.remove(); err != nil {
+			log.Print(err)
+		}
+	}()
+	b.place, b.base = d.dir, d.dir+"/base"
+	// The status is the index's of the repository, which notes inodes.
+	if err := b.must(b.plain, "/", fmt.Sprintf("cp -a %s %s && git -C %[2]s/repo status --porcelain", b.first, b.base)); err != nil {
+		return err
+	}
 	for _, k := range kinds {
 		if k.rootOnly && w.uid != 0 || k.mount != nil && !b.kinds.MatchString(k.name) {
 			continue
 		}
-		t, err := b.newTarget(k, w, round)
+		t, err := b.newTarget(k, w)
 		if err != nil {
 			return err
 		}
@@ -180,7 +211,7 @@ func (b *bench) roundAs(w who, round int) error {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		for _, t := range b.targets {
-			b.remove(t)
+			b.unmount(t)
 		}
 		b.targets = nil
 	}()

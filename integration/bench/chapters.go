@@ -20,9 +20,9 @@ type chapter struct {
 	// rootOnly: it is not measured as an ordinary user.
 	rootOnly bool
 	// measure takes the figures as one user. What it makes goes below dir,
-	// a new directory of that user on the disk that is measured, which is
-	// removed afterwards; a galley program is at b.galley, and $GALLEY_HOME,
-	// which b.command, b.must and b.times set, is the user's own. It may
+	// the user's home on a fresh disk, which is removed afterwards; a galley
+	// program is at b.galley, and $GALLEY_HOME, which b.command, b.must and
+	// b.times set, is below dir too. What it mounts it unmounts. It may
 	// return an error after some figures: those stay.
 	measure func(b *bench, w who, dir string, add func(figure)) error
 }
@@ -75,7 +75,7 @@ func (b *bench) chapterRows() error {
 		if !b.only.MatchString(c.name) {
 			continue
 		}
-		for _, w := range []who{b.root, b.plain} {
+		for _, w := range b.users() {
 			if c.rootOnly && w.uid != 0 {
 				continue
 			}
@@ -88,16 +88,21 @@ func (b *bench) chapterRows() error {
 }
 
 func (b *bench) chapterAs(c chapter, w who) error {
-	dir := w.home + "/" + strings.ReplaceAll(c.name, " ", "-")
-	if err := b.must(w, "/", "mkdir "+dir); err != nil {
+	name := strings.ReplaceAll(c.name, " ", "-") + "-" + w.name
+	d, err := b.newDisk(name, 4*b.scale.bigSize+8<<30)
+	if err != nil {
 		return err
 	}
 	defer func() {
-		if err := b.must(b.root, "/", "rm -rf --one-file-system "+dir); err != nil {
-			log.Printf("%s as %s: %v", c.name, w.name, err)
+		if err := d.remove(); err != nil {
+			log.Print(err)
 		}
 	}()
-	return c.measure(b, w, dir, func(f figure) {
+	w.home = d.dir + "/home"
+	if err := b.must(w, "/", "mkdir "+w.home); err != nil {
+		return err
+	}
+	return c.measure(b, w, w.home, func(f figure) {
 		b.figures = append(b.figures, written{c.name, w.name, f})
 		log.Printf("%-14s %s: %s (goal %s)", w.name, f.name, f.got, f.goal)
 	})

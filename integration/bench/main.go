@@ -38,6 +38,7 @@ func main() {
 	scale := flag.String("scale", "full", "small, medium or full")
 	only := flag.String("only", "", "measure only the rows whose name matches this `regexp`")
 	kinds := flag.String("kinds", "", "measure only the file systems whose name matches this `regexp` (native always is)")
+	as := flag.String("as", "", "measure only as the users, root and the one of -user, that match this `regexp`")
 	flag.Parse()
 
 	var ok bool
@@ -57,6 +58,9 @@ func main() {
 	if o.kinds, err = regexp.Compile(*kinds); err != nil {
 		log.Fatal(err)
 	}
+	if o.as, err = regexp.Compile(*as); err != nil {
+		log.Fatal(err)
+	}
 	if os.Geteuid() != 0 {
 		log.Fatal("run it as root: it mounts, drops caches, and takes the ordinary user's place for half of the rows")
 	}
@@ -70,7 +74,7 @@ type options struct {
 	rounds                 int
 	direct                 bool
 	scale                  scale
-	only, kinds            *regexp.Regexp
+	only, kinds, as        *regexp.Regexp
 }
 
 // scale is how large the trees are.

@@ -22,7 +22,7 @@ directory in the same run; medians of interleaved rounds. "ms" is native's own C
 which the time itself counts show milliseconds of wall time. A dash: not measured, the log says why.
 
 `, time.Now().UTC().Format("2 January 2006"), host(), b.rounds, s.name, s.repoFiles, s.dirFiles, s.newFiles, s.bigSize>>20)
-	for _, u := range []who{b.root, b.plain} {
+	for _, u := range b.users() {
 		if u.uid == 0 {
 			w.WriteString("## As root\n\n")
 		} else {

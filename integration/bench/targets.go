@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -70,9 +69,9 @@ func (t *target) galley(b *bench, options ...string) []string {
 
 // newTarget makes the directories of a target, and its copy of the tree if it
 // is a plain one.
-func (b *bench) newTarget(k kind, w who, round int) (*target, error) {
+func (b *bench) newTarget(k kind, w who) (*target, error) {
 	name := strings.NewReplacer(" ", "", ",", "-").Replace(k.name)
-	t := &target{kind: k, who: w, place: filepath.Join(b.dir, fmt.Sprintf("%s-%s-%d", name, w.name, round))}
+	t := &target{kind: k, who: w, place: filepath.Join(b.place, name)}
 	t.dir = t.place + "/tree"
 	if k.mount == nil {
 		if err := b.must(w, "/", fmt.Sprintf("mkdir %s && cp -a %s %s && git -C %s/repo status --porcelain", t.place, b.base, t.dir, t.dir)); err != nil {
@@ -157,13 +156,6 @@ func (b *bench) remount(t *target) error {
 	}
 	b.mount(t)
 	return t.err
-}
-
-func (b *bench) remove(t *target) {
-	b.unmount(t)
-	if err := exec.Command("rm", "-rf", t.place).Run(); err != nil {
-		fmt.Fprintf(os.Stderr, "bench: remove %s: %v\n", t.place, err)
-	}
 }
 
 func isMounted(dir string) bool {

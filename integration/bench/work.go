@@ -18,7 +18,7 @@ type work struct {
 }
 
 // works lists the rows in the order in which they are measured: what destroys
-// comes after what looks.
+// comes after what looks, and what removes files after what makes many.
 func works(s scale) []work {
 	op := func(name string, n int, path string) string {
 		return fmt.Sprintf("$BENCH op %s %d %s", name, n, path)
@@ -47,16 +47,13 @@ func works(s scale) []work {
 		{name: "open, read, close", group: "open", goal: 2, run: op("open-read", it, "repo/d0/f0")},
 
 		{name: "create small files", group: "create", goal: 5, run: op("create", s.newFiles, "created")},
-		{name: "unlink them", group: "remove", goal: 8, run: op("unlink", s.newFiles, "created")},
 		{name: "untar", group: "create", goal: 5, prepare: "mkdir untar", run: "tar -xf $IN/files.tar -C untar"},
-		{name: "eight workers", group: "parallel", goal: 4, run: op("parallel", s.newFiles/20, "workers")},
 
 		{name: "go build after an edit", group: "go build", goal: 1.1, prepare: "cd module && go build ./... && echo \"// $TOKEN\" >> overlay/overlay.go",
 			run: "cd module && go build ./..."},
 		{name: "go build, nothing to do (5 times)", group: "no-op build", goal: 1.2, prepare: "cd module && go build ./...",
 			run: "cd module && for i in 1 2 3 4 5; do go build ./...; done"},
 		{name: "npm install", group: "npm", run: "cd app && npm install --silent --offline --ignore-scripts"},
-		{name: "remove node_modules", group: "remove", goal: 8, run: "rm -r app/node_modules"},
 
 		{name: "SQLite, one insert a transaction", group: "data", goal: 1.3, run: "sqlite3 -batch one.db < $IN/one.sql"},
 		{name: "SQLite, all in one transaction", group: "data", goal: 1.3, run: "sqlite3 -batch bulk.db < $IN/bulk.sql"},
@@ -66,14 +63,18 @@ func works(s scale) []work {
 		{name: "random 4 KiB writes", group: "data", goal: 1.3, run: op("rand-write", it/2, "data")},
 		{name: "random writes through mmap", group: "mmap", goal: 1.5, run: op("mmap", it/10, "data")},
 
-		{name: "git checkout of a branch", group: "git", goal: 2.5, run: "git -C repo checkout -q other"},
-		{name: "git checkout back", group: "git", goal: 2.5, run: "git -C repo checkout -q main"},
+		{name: "rename of a directory of the base", group: "rename", wallGoal: 10, run: op("rename-dir", 1, "five")},
+		{name: "append of one byte to a large base file", group: "append", wallGoal: 0, cold: true, run: op("append-byte", 1, "big")},
+
+		// From here on files are removed; see disk.
+		{name: "eight workers", group: "parallel", goal: 4, run: op("parallel", s.newFiles/20, "workers")},
 		{name: "git add and commit of 200", group: "git", goal: 2.5,
 			prepare: "for i in $(seq 0 199); do echo $TOKEN >> repo/d$((i % 20))/f$((i / 20)); done",
 			run:     "cd repo && git add -A && git commit -q -m more"},
-
-		{name: "rename of a directory of the base", group: "rename", wallGoal: 10, run: op("rename-dir", 1, "five")},
+		{name: "git checkout of a branch", group: "git", goal: 2.5, run: "git -C repo checkout -q other"},
+		{name: "git checkout back", group: "git", goal: 2.5, run: "git -C repo checkout -q main"},
+		{name: "unlink them", group: "remove", goal: 8, run: op("unlink", s.newFiles, "created")},
+		{name: "remove node_modules", group: "remove", goal: 8, run: "rm -r app/node_modules"},
 		{name: "rm -r of base files", group: "remove", goal: 8, run: "rm -r six"},
-		{name: "append of one byte to a large base file", group: "append", wallGoal: 0, cold: true, run: op("append-byte", 1, "big")},
 	}
 }
