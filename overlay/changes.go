@@ -83,7 +83,7 @@ func (t *Tree) shows(v *view, d dent) bool {
 	if e := d.dir.entryIn(v, d.name); e != nil {
 		return e.node != nil
 	}
-	return d.dir.born(v) && t.inBase(d.dir, d.name)
+	return t.mergesBase(v, d.dir) && t.inBase(d.dir, d.name)
 }
 
 // upTo are the layers of ranges up to l.

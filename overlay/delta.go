@@ -85,6 +85,13 @@ func (t *Tree) deltaRoot(v *view, fn func(Entry) error) error {
 // deltaEntry reports one name and returns the node to go into, if any.
 func (t *Tree) deltaEntry(v *view, dir *Node, name, path string, fn func(Entry) error) (*Node, error) {
 	e := dir.entryIn(v, name)
+	if e.layer.replaced() {
+		// To this view it is the base that has it so.
+		if e.node == nil || !e.node.isDir() {
+			return nil, nil
+		}
+		return e.node, nil
+	}
 	e2 := Entry{Path: path}
 	at := ""
 	if dir.born(v) {
@@ -146,7 +153,8 @@ func (t *Tree) sameData(n *Node, v *view) bool {
 	if n.typ != unix.S_IFREG {
 		return true
 	}
-	return dataVer(contentVer(n, v)) == nil
+	y := dataVer(contentVer(n, v))
+	return y == nil || y.layer.replaced()
 }
 
 func (t *Tree) inBase(dir *Node, name string) bool {

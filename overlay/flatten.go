@@ -50,6 +50,9 @@ func (t *Tree) Flatten(s Stack, to LayerID, k Keep) error {
 		k.UpTo = to
 	}
 	s.Active = 0
+	if !to.replaced() {
+		s.Sealed = withoutReplaced(s.Sealed)
+	}
 	if err := t.Prepare(to); err != nil {
 		return err
 	}
@@ -74,6 +77,15 @@ func (f *flattening) drops(path string, e *entry) bool {
 	}
 	x := e.node.verIn(f.v)
 	return x == nil || x.layer <= f.rule.UpTo || x.flags&verImplicit != 0
+}
+
+// withoutReplaced are the layers of ranges above those of replaced files, which
+// are no change of the session's.
+func withoutReplaced(ranges []Range) []Range {
+	for len(ranges) > 0 && ranges[0].From.replaced() {
+		ranges = ranges[1:]
+	}
+	return ranges
 }
 
 func (f *flattening) run() error {
@@ -176,7 +188,7 @@ func (f *flattening) entry(dir *Node, name, path string) (*Node, error) {
 		f.refresh(dir, name, n)
 	}
 	if n == nil {
-		if dropped || !dir.born(f.v) || !t.inBase(dir, name) {
+		if dropped || !dir.born(f.v) || !f.to.replaced() && !t.inBase(dir, name) {
 			return nil, nil
 		}
 		return nil, f.whiteout(dir, name)
@@ -251,7 +263,7 @@ func (f *flattening) refresh(dir *Node, name string, n *Node) {
 // put it there.
 func (f *flattening) alias(dir *Node, name string, n *Node) {
 	t := f.t
-	if !dir.hasBase {
+	if !dir.hasBase || f.to.replaced() {
 		return
 	}
 	fd, err := t.baseDirFD(dir)
@@ -343,8 +355,13 @@ func (f *flattening) secondName(dir *Node, name string, n *Node, x *nodeVer, dst
 
 func (f *flattening) dir(dir *Node, name, path string, n *Node, x *nodeVer, a *Attr, dst int, dropped bool) error {
 	t := f.t
-	if dropped || t.implicit(n, f.v) {
+	whole := f.to.replaced() && !t.mergesBase(f.v, n)
+	if dropped || t.implicit(n, f.v) || f.to.replaced() {
 		x.flags |= verImplicit
+	}
+	if whole {
+		x.flags |= verWhole
+		n.whole = true
 	}
 	if err := t.fs.Mkdir(dst, name, 0o700); err != nil {
 		return err
@@ -357,7 +374,7 @@ func (f *flattening) dir(dir *Node, name, path string, n *Node, x *nodeVer, a *A
 	switch born := n.hasBase; {
 	case born && n.basePath() != path:
 		err = t.fs.Setxattr(dst, name, t.prefix+"redirect", []byte("/"+n.basePath()), 0)
-	case !born && dir.hasBase:
+	case !born && dir.hasBase || whole:
 		err = t.fs.Setxattr(dst, name, t.prefix+"opaque", []byte("y"), 0)
 	}
 	if err != nil {

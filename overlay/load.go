@@ -219,11 +219,11 @@ func (ld *loader) get(ino uint64, typ uint32) (*Node, error) {
 		n = &Node{id: ld.t.nextID.Add(1), ino: ino, typ: typ}
 		ld.byIno[ino] = n
 		ld.fresh = append(ld.fresh, n)
-		ld.t.all[n] = struct{}{}
 		if ino >= firstOwnIno && ino < 2*firstOwnIno {
 			ld.max = max(ld.max, ino)
 		}
 	}
+	ld.t.all[n] = struct{}{}
 	if n.typ == 0 {
 		n.typ = typ
 	}
@@ -243,6 +243,7 @@ func (ld *loader) node(f *nodeFrame, d *decoder) error {
 	}
 	x := n.putVer(ld.layer)
 	x.flags, x.nlink, x.lower, x.ctime = f.flags, f.nlink, f.lower, f.ctime
+	n.whole = n.whole || f.flags&verWhole != 0
 	x.parent, x.name = nil, f.name
 	if n != ld.t.root && f.flags&(verOrphan|verGhost) == 0 {
 		if !validName(f.name) {
@@ -351,6 +352,9 @@ func (ld *loader) finish() error {
 	}
 	t.findLinks()
 	t.applyRules(ld.fresh)
+	if ld.v.hasReplaced() {
+		t.relink(ld.v)
+	}
 	return nil
 }
 
@@ -511,8 +515,10 @@ func (t *Tree) wasAt(l LayerID, path string) *Was {
 func (t *Tree) wasIn(v *view, path string) *Was {
 	var out *Was
 	for w := t.was[path]; w != nil; w = w.prev {
-		if v.has(w.layer) {
-			out = w.was // the oldest one visible counts
+		// The oldest one visible counts: what the session first saw. What a
+		// commit replaced counts where the session itself saw nothing.
+		if v.has(w.layer) && (out == nil || !w.layer.replaced()) {
+			out = w.was
 		}
 	}
 	return out

@@ -38,7 +38,20 @@ func (t *Tree) child(v *view, dir *Node, name string, excl bool) (found, error) 
 }
 
 // mergesBase reports whether the directory shows entries of the base.
-func (t *Tree) mergesBase(v *view, dir *Node) bool { return dir.born(v) }
+func (t *Tree) mergesBase(v *view, dir *Node) bool {
+	if !dir.born(v) {
+		return false
+	}
+	if !dir.whole || !v.hasReplaced() {
+		return true
+	}
+	for x := dir.ver; x != nil; x = x.prev {
+		if x.flags&verWhole != 0 && v.has(x.layer) {
+			return false
+		}
+	}
+	return true
+}
 
 func (t *Tree) baseChild(v *view, dir *Node, name string, excl bool) (found, error) {
 	fd, err := t.baseDirFD(dir)

@@ -39,6 +39,7 @@ type Node struct {
 	plain bool          // made in this process and given no xattr since
 	stamp atomic.Uint64 // of the base's content when last reported to a face
 	watch atomic.Int32  // watchState of a base directory
+	whole bool          // has a version that is verWhole
 	alias bool          // met in the base under an identity that another node holds
 }
 
@@ -92,6 +93,7 @@ const (
 	verGhost                         // no payload: only nlink and ctime differ from what is beneath
 	verImplicit                      // a directory that is there only as a parent
 	verUnsynced                      // of a directory: names changed since its last fsync; never recorded
+	verWhole                         // in a layer of replaced files: a directory with all that the base had in it
 )
 
 // onlyCounts reports whether the layer has nothing of the node but that other
@@ -134,6 +136,11 @@ func (v *view) has(l LayerID) bool {
 	}
 	i := sort.Search(n, func(i int) bool { return v.sealed[i].From > l }) - 1
 	return i >= 0 && l <= v.sealed[i].To
+}
+
+// hasReplaced reports whether the view has layers of replaced files.
+func (v *view) hasReplaced() bool {
+	return len(v.sealed) > 0 && v.sealed[0].From.replaced()
 }
 
 // lower is the view without the active layer.

@@ -62,7 +62,7 @@ func (t *Tree) lowerHas(parent *Node, name string) (bool, error) {
 		}
 		return true, nil
 	}
-	if !parent.born(t.view) {
+	if !t.mergesBase(t.view, parent) {
 		return false, nil
 	}
 	fd, err := t.baseDirFD(parent)

@@ -55,13 +55,18 @@ func (b *Barrier) Restack(i int, s Stack) error {
 }
 
 // relink makes metadata-only copies refer to content that view v has, where
-// they referred to a layer that was merged.
+// they referred to a layer that was merged, or to a base that was replaced.
 //
 // Preconditions: mu is held.
 func (t *Tree) relink(v *view) {
 	for n := range t.all {
 		for x := n.ver; x != nil; x = x.prev {
-			if x.data != nil && v.has(x.layer) && !v.has(x.data.layer) {
+			if x.flags&verMeta == 0 || !v.has(x.layer) {
+				continue
+			}
+			// Without such a version it was the base that had the content,
+			// which may have been replaced since.
+			if x.data == nil && v.hasReplaced() || x.data != nil && !v.has(x.data.layer) {
 				x.data = contentBelow(n, v, x.layer)
 			}
 		}

@@ -128,6 +128,11 @@ func (g *collector) layers(h *held) error {
 			named.addSnapshot(snap)
 		}
 	}
+	for _, r := range m.Replaced {
+		for _, tree := range r.Trees {
+			known.add(tree, []overlay.Range{{From: r.Layer, To: r.Layer}})
+		}
+	}
 	for tree, ranges := range g.shared[h.id] {
 		known.add(tree, ranges)
 		named.add(tree, ranges)
@@ -229,7 +234,8 @@ func (g *collector) strays(h *held, m *manifest, t treeRecord, used []overlay.Ra
 			continue
 		}
 		files, err := names(g.store.fs, h.dir, filepath.Join(rel, name, layerTree))
-		if err == nil && len(files) > 0 {
+		// Those beneath the others are made of what is elsewhere, too.
+		if n, _ := layerNumber(name); err == nil && len(files) > 0 && n >= 0 {
 			err = errors.New("a layer that no record accounts for, and not empty")
 		}
 		if err != nil && err != unix.ENOENT {

@@ -166,7 +166,10 @@ func (s *Session) History() ([]Snapshot, error) {
 	out := all[:0]
 	for _, snap := range all {
 		// A later one is about to become true, or never did.
-		if snap.Number <= last.Number && there.all(snap) {
+		if snap.Number > last.Number {
+			continue
+		}
+		if snap = m.withReplaced(snap); there.all(snap) {
 			out = append(out, snap)
 		}
 	}
@@ -310,7 +313,7 @@ func (s *Session) snapshot(n overlay.LayerID) (Snapshot, error) {
 		for _, t := range s.Trees() {
 			snap.Stacks[t.Name] = overlay.Stack{}
 		}
-		return snap, nil
+		return s.man.Load().withReplaced(snap), nil
 	}
 	all, err := s.History()
 	if err != nil {

@@ -64,6 +64,8 @@ type manifest struct {
 	// layers and for layers of replaced files.
 	Merges       int `json:"merges,omitempty"`
 	Replacements int `json:"replacements,omitempty"`
+	// Replaced are the layers of replaced files that older snapshots need.
+	Replaced []replaced `json:"replaced,omitempty"`
 	// Discarded is when the session was discarded. A session that is marked
 	// but not in the trash is on its way there; one in the trash that is not
 	// marked is on its way back.
@@ -109,6 +111,7 @@ func (m *manifest) clone() *manifest {
 		c.Trees[i].Stack.Sealed = append([]overlay.Range(nil), m.Trees[i].Stack.Sealed...)
 	}
 	c.Retired = append([]retired(nil), m.Retired...)
+	c.Replaced = append([]replaced(nil), m.Replaced...)
 	return &c
 }
 
@@ -216,6 +219,9 @@ func (m *manifest) check() error {
 		return fmt.Errorf("family %q: %w", m.Family, ErrBadName)
 	}
 	if err := m.checkOrigins(); err != nil {
+		return err
+	}
+	if err := m.checkReplaced(); err != nil {
 		return err
 	}
 	return m.checkLayers()

@@ -38,6 +38,11 @@ func (s *Store) needs(m *manifest, dir int) (layerSet, error) {
 			out.add(tree, layers)
 		}
 	}
+	for _, r := range m.Replaced {
+		for _, tree := range r.Trees {
+			out.add(tree, []overlay.Range{{From: r.Layer, To: r.Layer}})
+		}
+	}
 	all, err := readHistory(s.fs, dir)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", historyFile, err)

@@ -85,6 +85,18 @@ type retirement struct {
 	affects func(tree string) bool
 	// keep says what an affected tree keeps.
 	keep func(tree string) overlay.Keep
+	// beneath is the number for a layer of replaced files that takes the place
+	// of those in a stack, without what a commit has just written to the base.
+	beneath overlay.LayerID
+}
+
+// under are the layers of replaced files that a tree with the layers all keeps.
+func (r *retirement) under(all []overlay.Range) []overlay.Range {
+	have := under(all)
+	if len(have) > 0 && r.cause.Kind == CauseCommit {
+		return []overlay.Range{{From: r.beneath, To: r.beneath}}
+	}
+	return have
 }
 
 // retire does the three steps.
@@ -104,7 +116,8 @@ func (l *Live) tryRetire(r retirement) (Snapshot, error) {
 	}
 	built := l.held.man.Load().Next
 	next := built + 1
-	if err := l.held.update(func(m *manifest) { m.Building, m.Next = built, next+1 }); err != nil {
+	r.beneath = overlay.Replaced - overlay.LayerID(l.held.man.Load().Replacements)
+	if err := l.held.update(func(m *manifest) { m.Building, m.Next, m.Replacements = built, next+1, m.Replacements+1 }); err != nil {
 		return Snapshot{}, err
 	}
 	if err := l.prepare(next, true); err != nil {
@@ -163,8 +176,8 @@ func (l *Live) planRetirement(r retirement, built, next overlay.LayerID) (m *man
 		before.Stacks[t.Name] = overlay.Stack{Sealed: all}
 		t.Stack = overlay.Stack{Sealed: all, Active: next}
 		if r.affects(t.Name) {
-			gone.Layers[t.Name] = all
-			t.Stack.Sealed = []overlay.Range{{From: built, To: built}}
+			t.Stack.Sealed = append(r.under(all), overlay.Range{From: built, To: built})
+			gone.Layers[t.Name] = without(all, t.Stack.Sealed)
 			stacks = append(stacks, t.Stack)
 		}
 	}
@@ -189,6 +202,12 @@ func (l *Live) flatten(r retirement, built overlay.LayerID) error {
 		}
 		all := overlay.Stack{Sealed: addLayer(m.Trees[i].Stack.Sealed, m.active())}
 		if err := t.Flatten(all, built, r.keep(t.Name())); err != nil {
+			return err
+		}
+		if len(r.under(all.Sealed)) == 0 || r.cause.Kind != CauseCommit {
+			continue
+		}
+		if err := t.Flatten(overlay.Stack{Sealed: under(all.Sealed)}, r.beneath, r.keep(t.Name())); err != nil {
 			return err
 		}
 	}

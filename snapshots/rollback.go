@@ -54,6 +54,7 @@ func (l *Live) rollback(ctx context.Context, r Rollback) (out RolledBack, err er
 		stacks[i].Active = next
 		m.Trees[i].Stack = stacks[i]
 	}
+	m.unretire()
 	if err := l.prepare(next, true); err != nil {
 		return out, err
 	}
@@ -94,6 +95,25 @@ func (l *Live) rollback(ctx context.Context, r Rollback) (out RolledBack, err er
 	}
 	// The active layer, which held nothing, has no use any more.
 	return out, l.dropEmpty(out.Before, next)
+}
+
+// unretire takes out of the records of retired layers those that a stack has
+// again.
+func (m *manifest) unretire() {
+	for i, r := range m.Retired {
+		left := make(map[string][]overlay.Range, len(r.Layers))
+		for tree, layers := range r.Layers {
+			left[tree] = layers
+		}
+		for _, t := range m.Trees {
+			if rest := without(left[t.Name], t.Stack.Sealed); len(rest) > 0 {
+				left[t.Name] = rest
+			} else {
+				delete(left, t.Name)
+			}
+		}
+		m.Retired[i].Layers = left
+	}
 }
 
 // unsealed is the session as it is, as the snapshot that a seal would make.

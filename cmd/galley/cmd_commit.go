@@ -280,6 +280,10 @@ func (e *env) applyCommit(ctx context.Context, p *proof, plan *commit.Plan, adde
 		Trees: commitTrees(p.session), Source: commit.ChangeSetSource(p.set),
 		CommitDir: dir, LockDir: lockDir(p.session), StageDir: o.stage, Log: e.log,
 		Leaving: p.set.Dropped(plan.Changes),
+		Before: func(ctx context.Context) error {
+			progress.What("keeping the older snapshots as they are")
+			return keepOlder(ctx, p.session, id, plan.Changes)
+		},
 		Progress: func(c commit.Progress) {
 			progress.What(phaseWords[c.Phase])
 			progress.Set(int64(c.Done), int64(c.Total))

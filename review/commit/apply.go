@@ -135,6 +135,11 @@ func (j *job) run(ctx context.Context) (*Result, error) {
 	if err := j.checkDrift(ctx); err != nil {
 		return nil, err
 	}
+	if j.cfg.Before != nil {
+		if err := j.cfg.Before(ctx); err != nil {
+			return nil, err
+		}
+	}
 	if err := j.makeShapes(); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package commit
 
 import (
+	"context"
 	"log/slog"
 	"os"
 
@@ -91,6 +92,10 @@ type Config struct {
 	// commit stands, as [review.ChangeSet.Dropped] lists them. They are kept in
 	// the journal, for whoever tells the session after a crash.
 	Leaving []review.TreePath
+	// Before is called once the base was found to be as the plan expects, before
+	// anything is staged: for those who need what is going to be replaced. Its
+	// error ends the commit. It may be nil.
+	Before func(ctx context.Context) error
 	// Progress is told how far the commit is; it may be nil. It is called
 	// from the goroutine that called Apply.
 	Progress func(Progress)

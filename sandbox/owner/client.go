@@ -172,6 +172,11 @@ func (c *Client) Take(ctx context.Context, t snapshots.Take) (snapshots.Taken, e
 	return out, c.call(ctx, opTake, t, -1, &out)
 }
 
+// Replacing is [snapshots.Live.Replacing] in the owner.
+func (c *Client) Replacing(ctx context.Context, r snapshots.Replacing) error {
+	return c.call(ctx, opReplacing, r, -1, nil)
+}
+
 // ServeFUSE hands the /dev/fuse descriptor fd of a fresh mount to the owner,
 // which serves it until it is unmounted. The descriptor stays the caller's,
 // who should close it soon: as long as another process has a copy, a killed

@@ -226,6 +226,12 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 			return nil, err
 		}
 		return s.live.Take(p.ctx, t)
+	case opReplacing:
+		b, err := body[snapshots.Replacing](r)
+		if err != nil {
+			return nil, err
+		}
+		return struct{}{}, s.live.Replacing(p.ctx, b)
 	case opWait, opAbort:
 		m, err := body[mountBody](r)
 		if err != nil {

@@ -40,6 +40,7 @@ type Controller interface {
 	Discard(ctx context.Context, d snapshots.Discard) (snapshots.TrashEntry, error)
 	Rollback(ctx context.Context, r snapshots.Rollback) (snapshots.RolledBack, error)
 	Take(ctx context.Context, t snapshots.Take) (snapshots.Taken, error)
+	Replacing(ctx context.Context, r snapshots.Replacing) error
 	// Close releases the lease or the lock.
 	Close() error
 }

@@ -44,6 +44,7 @@ const (
 	opDiscard   op = "discard"
 	opRollback  op = "rollback"
 	opTake      op = "take"
+	opReplacing op = "replacing"
 	opWait      op = "wait-unmount"
 	opAbort     op = "abort"
 	opStop      op = "stop"

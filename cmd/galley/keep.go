@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/review"
+	"github.com/galleyfs/galley/sandbox/owner"
+	"github.com/galleyfs/galley/snapshots"
+)
+
+// keepOlder has the session and its family keep what a commit is about to
+// replace, so that no older snapshot and no fork changes with the base.
+func keepOlder(ctx context.Context, sess *snapshots.Session, id string, changes []*review.Change) error {
+	byBase := map[string][]snapshots.ReplacedPath{}
+	for _, t := range sess.Trees() {
+		byBase[t.Base] = append(byBase[t.Base], replacedPaths(t.Name, changes)...)
+	}
+	family, err := sess.Store().Family(sess)
+	if err != nil {
+		return err
+	}
+	for _, s := range append([]*snapshots.Session{sess}, family...) {
+		r := snapshots.Replacing{Commit: id, Paths: map[string][]snapshots.ReplacedPath{}, Live: s != sess}
+		for _, t := range s.Trees() {
+			if paths := byBase[t.Base]; len(paths) > 0 {
+				r.Paths[t.Name] = paths
+			}
+		}
+		if err := keepIn(ctx, s, r); err != nil {
+			return withHint(fmt.Errorf("keep the snapshots of session %q as they are: %w; nothing was committed", s.Name(), err),
+				"galley status --session "+s.Name()+" tells what uses it")
+		}
+	}
+	return nil
+}
+
+func keepIn(ctx context.Context, s *snapshots.Session, r snapshots.Replacing) error {
+	ctrl, err := owner.Control(ctx, s)
+	if err != nil {
+		return err
+	}
+	err = ctrl.Replacing(ctx, r)
+	if closeErr := ctrl.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
+
+// replacedPaths are the paths of a tree's base that changes touch.
+func replacedPaths(tree string, changes []*review.Change) []snapshots.ReplacedPath {
+	var out []snapshots.ReplacedPath
+	for _, c := range changes {
+		if c.Tree != tree {
+			continue
+		}
+		// A directory that stays one keeps what is in it.
+		whole := c.Kind == review.Deleted || c.Kind == review.TypeChanged
+		out = append(out, snapshots.ReplacedPath{Path: snapshots.Path(c.Path), Whole: whole})
+		if c.Kind == review.Renamed {
+			dir := c.Old != nil && c.Old.Mode&unix.S_IFMT == unix.S_IFDIR
+			out = append(out, snapshots.ReplacedPath{Path: snapshots.Path(c.From), Whole: dir})
+		}
+	}
+	return out
+}
