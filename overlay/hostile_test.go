@@ -235,10 +235,12 @@ func TestTamperedState(t *testing.T) {
 		"record is a link out": {func(s string) error {
 			return errors.Join(os.Remove(s+"/layers/1/record"), os.Symlink("../../../outside/secret", s+"/layers/1/record"))
 		}, unix.ELOOP, "layer 1"},
-		"layer is gone":       {func(s string) error { return os.RemoveAll(s + "/layers/1") }, unix.ENOENT, "layer 1"},
-		"layers are gone":     {func(s string) error { return os.RemoveAll(s + "/layers") }, unix.ENOENT, "layers"},
-		"scratch is gone":     {func(s string) error { return os.RemoveAll(s + "/scratch") }, unix.ENOENT, "scratch"},
-		"scratch is a file":   {func(s string) error { return errors.Join(os.RemoveAll(s+"/scratch"), os.WriteFile(s+"/scratch", nil, 0o600)) }, unix.ENOTDIR, "scratch"},
+		"layer is gone":   {func(s string) error { return os.RemoveAll(s + "/layers/1") }, unix.ENOENT, "layer 1"},
+		"layers are gone": {func(s string) error { return os.RemoveAll(s + "/layers") }, unix.ENOENT, "layers"},
+		"scratch is gone": {func(s string) error { return os.RemoveAll(s + "/scratch") }, unix.ENOENT, "scratch"},
+		"scratch is a file": {func(s string) error {
+			return errors.Join(os.RemoveAll(s+"/scratch"), os.WriteFile(s+"/scratch", nil, 0o600))
+		}, unix.ENOTDIR, "scratch"},
 		"index is noise":      {func(s string) error { return os.WriteFile(s+"/index", []byte(strings.Repeat("noise", 99)), 0o600) }, nil, ""},
 		"index is a link out": {func(s string) error { _ = os.Remove(s + "/index"); return os.Symlink("../outside/secret", s+"/index") }, unix.ELOOP, "index"},
 		"tree is a link out": {func(s string) error {
