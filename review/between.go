@@ -246,21 +246,21 @@ func (v viewSide) open(path string) (*Content, error) {
 	if v.f == nil {
 		return nil, unix.ENOENT
 	}
-	return faceView{v.f}.Open(path)
+	return faceView(v).Open(path)
 }
 
 func (v viewSide) readlink(path string) (string, error) {
 	if v.f == nil {
 		return "", unix.ENOENT
 	}
-	return faceView{v.f}.Readlink(path)
+	return faceView(v).Readlink(path)
 }
 
 func (v viewSide) xattrs(path string) ([]Xattr, error) {
 	if v.f == nil {
 		return nil, unix.ENOENT
 	}
-	return faceView{v.f}.Xattrs(path)
+	return faceView(v).Xattrs(path)
 }
 
 func (v viewSide) factsNow(path string) (*overlay.Was, error) {
@@ -281,7 +281,7 @@ func (v viewSide) each(dir string, fn func(name string) error) error {
 		return nil
 	}
 	var names []string
-	err := faceView{v.f}.List(dir, func(name string, _ uint32) bool { names = append(names, name); return true })
+	err := faceView(v).List(dir, func(name string, _ uint32) bool { names = append(names, name); return true })
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
