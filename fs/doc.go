@@ -17,6 +17,11 @@
 // handles, and the server keeps no descriptor for an open file.
 // docs/io-mode.md has the measurements behind the choice.
 //
+// # Transport
+//
+// Requests come through /dev/fuse, read by go-fuse, and where root has allowed
+// it over io_uring, on a queue for each CPU.
+//
 // # Locks
 //
 // POSIX and flock(2) locks are the kernel's own, per mount: every program on
@@ -28,5 +33,6 @@
 //
 // A shard of the node table is a leaf: nothing is called while it is held. The
 // gate of notifications is held while one is sent, which may wait for requests
-// to be answered; no request takes it.
+// to be answered; no request takes it. The lock of a queue over io_uring is a
+// leaf.
 package fs

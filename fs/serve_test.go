@@ -43,6 +43,7 @@ type reply struct {
 	Err   string
 	Stats map[string]uint64
 	Known int
+	Rings bool // over io_uring
 	Data  []byte
 	Stack overlay.Stack
 	Attr  overlay.Attr
@@ -102,7 +103,7 @@ func serveHelper() error {
 func obey(c command, srv *Server, tree *overlay.Tree, f *overlay.Face) (reply, error) {
 	switch c.Op {
 	case "stats":
-		return reply{Stats: srv.Stats(), Known: srv.Known()}, nil
+		return reply{Stats: srv.Stats(), Known: srv.Known(), Rings: srv.OverIOURing()}, nil
 	case "stack":
 		return reply{Stack: tree.Stack()}, nil
 	case "close":

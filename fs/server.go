@@ -53,6 +53,7 @@ type Server struct {
 	done chan struct{} // closed when serving has ended
 
 	closing atomic.Bool
+	rings   *uring // nil without FUSE over io_uring
 }
 
 // Serve starts to serve the face that src makes on dev, the open /dev/fuse
@@ -85,7 +86,14 @@ func Serve(dev *os.File, src Source, o Options) (*Server, error) {
 	}
 	raw.face, raw.nodes = face, newTable(face.Root())
 	s := &Server{raw: raw, done: make(chan struct{})}
-	s.fuse, err = fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), s.mountOptions(o))
+	mo := s.mountOptions(o)
+	s.prepareRings(mo)
+	s.fuse, err = fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), mo)
+	if err == nil {
+		err = s.beginRings(mo)
+	} else if s.rings != nil {
+		s.rings.giveUp()
+	}
 	if err != nil {
 		// go-fuse has closed fd.
 		face.Detach()
@@ -145,6 +153,9 @@ func (s *Server) mountOptions(o Options) *fuse.MountOptions {
 
 func (s *Server) serve() {
 	s.fuse.Serve()
+	if s.rings != nil {
+		s.rings.end()
+	}
 	s.raw.dev.close()
 	s.raw.face.Detach()
 	close(s.done)
@@ -202,6 +213,10 @@ func wakeThreads() {
 // operation, such as "LOOKUP"; operations that never came are left out.
 // FORGET counts forgotten nodes, also those of a BATCH_FORGET.
 func (s *Server) Stats() map[string]uint64 { return s.raw.stats.snapshot() }
+
+// OverIOURing reports whether requests come over io_uring, on a queue for each
+// CPU.
+func (s *Server) OverIOURing() bool { return s.rings != nil }
 
 // Known is how many nodes the kernel knows of at present.
 func (s *Server) Known() int { return s.raw.nodes.len() }

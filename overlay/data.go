@@ -469,3 +469,13 @@ func (t *Tree) syncDir(path int) error {
 	defer t.fs.Close(fd)
 	return t.fs.Fsync(fd)
 }
+
+// Raised reports whether n has a payload that writes go to at once: nothing is
+// copied up for them.
+func (f *Face) Raised(n *Node) bool {
+	t := f.t
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	x := n.verIn(t.view)
+	return t.writable(x) && x.flags&verMeta == 0
+}

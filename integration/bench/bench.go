@@ -177,7 +177,7 @@ func (b *bench) users() []who {
 
 func (b *bench) roundAs(w who, round int) error {
 	// A tree for each kind, a large file and a copied-up one in each.
-	d, err := b.newDisk(fmt.Sprintf("disk-%s-%d", w.name, round), 12*b.scale.bigSize+8<<30)
+	d, err := b.newDisk(fmt.Sprintf("disk-%s-%d", w.name, round), 14*b.scale.bigSize+8<<30)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,8 @@ type kind struct {
 	// rootOnly: an ordinary user's kernel would not mount it without a
 	// namespace around the whole work.
 	rootOnly bool
+	// ring: while it is mounted, the kernel may offer FUSE over io_uring.
+	ring bool
 	// mount is the command that mounts, empty for a plain copy.
 	mount func(b *bench, t *target) []string
 }
@@ -32,6 +34,7 @@ var kinds = []kind{
 	}},
 	{name: "galley", mount: func(b *bench, t *target) []string { return t.galley(b) }},
 	{name: "galley, writeback", mount: func(b *bench, t *target) []string { return t.galley(b, "writeback") }},
+	{name: "galley, io_uring", ring: true, mount: func(b *bench, t *target) []string { return t.galley(b) }},
 }
 
 // target is one kind in one round, used by one user.
@@ -88,6 +91,12 @@ func (b *bench) mount(t *target) {
 	if t.kind.mount == nil || t.up {
 		return
 	}
+	restore, err := allowRings(t.kind.ring)
+	if err != nil {
+		t.err = err
+		return
+	}
+	defer restore()
 	cmd := b.command(t.who, "/", t.kind.mount(b, t)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -115,6 +124,26 @@ func (b *bench) mount(t *target) {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+// allowRings says whether the kernel may offer FUSE over io_uring to mounts
+// that are made now, and returns what puts it back.
+func allowRings(on bool) (func(), error) {
+	const parameter = "/sys/module/fuse/parameters/enable_uring"
+	before, err := os.ReadFile(parameter)
+	if err != nil && on {
+		return nil, fmt.Errorf("the kernel has no FUSE over io_uring: %w", err)
+	}
+	want := map[bool]string{false: "N", true: "Y"}[on]
+	if err != nil || strings.TrimSpace(string(before)) == want {
+		return func() {}, nil
+	}
+	put := func(text string) error { return os.WriteFile(parameter, []byte(text), 0) }
+	return func() {
+		if err := put(string(before)); err != nil {
+			fmt.Fprintf(os.Stderr, "bench: put %s back: %v\n", parameter, err)
+		}
+	}, put(want)
 }
 
 // unmount takes the target down, by force if it must.
