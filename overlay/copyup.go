@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -144,7 +145,9 @@ func (t *Tree) tryCopyUp(n *Node, x, y *nodeVer, w want) (bool, error) {
 		return false, err
 	}
 	defer func() { t.closeSource(&src) }()
-	metaOnly := regular && w.meta && src.attr.Size >= metaThreshold
+	t.mu.RLock()
+	metaOnly := regular && w.meta && src.attr.Size >= metaThreshold && len(t.namesOf(n)) > 0
+	t.mu.RUnlock()
 	if w.meta {
 		w.limit = allContent
 	}
@@ -190,6 +193,9 @@ func (t *Tree) tryCopyUp(n *Node, x, y *nodeVer, w want) (bool, error) {
 	defer t.mu.Unlock()
 	if err := t.install(n, x, y, &src, tmp, metaOnly, digest); err != nil {
 		_ = t.fs.Unlink(t.scratchFD, tmp, 0)
+		if errors.Is(err, errLostName) {
+			return false, nil
+		}
 		return false, fmt.Errorf("copy up: %w", err)
 	}
 	if fd >= 0 {
@@ -234,17 +240,15 @@ func (t *Tree) install(n *Node, x, y *nodeVer, src *source, tmp string, metaOnly
 	if x == nil && !n.born(t.view) {
 		nlink = 0 // a switch of layers took its names away
 	}
-	names := slices.Clone(n.links)
-	if len(names) == 0 {
-		if dir, name := n.placeIn(t.view); dir != nil {
-			names = []dent{{dir, name}}
-		}
-	}
+	names := t.namesOf(n)
 	if src.base {
 		t.noteWas(n.basePath(), &src.st, digest, n)
 		t.noteNames(names, &src.st, digest, n)
 	}
-	if len(names) == 0 || x != nil && x.flags&verGone != 0 || !t.named(n, names) {
+	if len(names) == 0 {
+		if metaOnly {
+			return errLostName
+		}
 		return t.installOrphan(n, nlink, tmp)
 	}
 	var vers []*nodeVer
@@ -319,16 +323,31 @@ func dataVer(y *nodeVer) *nodeVer {
 	return y
 }
 
-// named reports whether n is still reachable by its names: all directories
-// above them are.
-func (t *Tree) named(_ *Node, names []dent) bool {
-	for _, d := range names {
-		if x := d.dir.verIn(t.view); x != nil && x.flags&verGone != 0 {
-			return false
+// namesOf is the names of n that the live view shows, as far as they were met:
+// none where it is unlinked, or a directory above is.
+//
+// Preconditions: mu is held.
+func (t *Tree) namesOf(n *Node) []dent {
+	if x := n.verIn(t.view); x != nil && x.flags&verGone != 0 {
+		return nil
+	}
+	names := slices.Clone(n.links)
+	if len(names) == 0 {
+		if dir, name := n.placeIn(t.view); dir != nil {
+			names = []dent{{dir, name}}
 		}
 	}
-	return true
+	for _, d := range names {
+		if x := d.dir.verIn(t.view); x != nil && x.flags&verGone != 0 {
+			return nil
+		}
+	}
+	return names
 }
+
+// errLostName: a file lost its last name while only its metadata were copied,
+// which is too little for one that has none.
+var errLostName = errors.New("lost its name")
 
 func (t *Tree) installOrphan(n *Node, nlink uint32, tmp string) error {
 	if err := t.fs.Rename(t.scratchFD, tmp, t.scratchFD, orphanName(n), 0); err != nil {

@@ -279,7 +279,14 @@ func (f *Face) Tmpfile(parent *Node, mode uint32, c Caller) (*Node, Attr, error)
 	t := f.t
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	n := &Node{id: t.nextID.Add(1), typ: unix.S_IFREG, plain: true, ino: t.nextIno}
+	pa, err := t.attrIn(parent, t.view)
+	if err != nil {
+		return nil, Attr{}, err
+	}
+	if pa.Mode&unix.S_ISGID != 0 {
+		c.GID = pa.GID
+	}
+	n := &Node{id: t.nextID.Add(1), typ: unix.S_IFREG, plain: true, linkable: true, ino: t.nextIno}
 	t.nextIno++
 	s := spec{mode: unix.S_IFREG | mode&0o7777}
 	x := &nodeVer{layer: t.view.active, flags: verOrphan | verGone}
@@ -303,9 +310,6 @@ func (f *Face) Tmpfile(parent *Node, mode uint32, c Caller) (*Node, Attr, error)
 
 // Link gives n another name.
 func (f *Face) Link(n *Node, parent *Node, name string) (Attr, error) {
-	if n.isDir() {
-		return Attr{}, unix.EPERM
-	}
 	if err := checkName(name); err != nil {
 		return Attr{}, err
 	}
@@ -314,6 +318,9 @@ func (f *Face) Link(n *Node, parent *Node, name string) (Attr, error) {
 	}
 	defer f.end()
 	t := f.t
+	if err := t.mayLink(n, parent, name); err != nil {
+		return Attr{}, err
+	}
 	if err := t.raise(n, want{meta: true}); err != nil {
 		return Attr{}, err
 	}
@@ -333,6 +340,33 @@ func (f *Face) Link(n *Node, parent *Node, name string) (Attr, error) {
 	return a, t.flushRecord()
 }
 
+// mayLink checks before anything is copied up what will be checked again.
+func (t *Tree) mayLink(n, parent *Node, name string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := t.mayAdd(parent, name, false); err != nil {
+		return err
+	}
+	switch {
+	case n.isDir():
+		return unix.EPERM
+	case t.unlinked(n) && !n.linkable:
+		return unix.ENOENT
+	}
+	return nil
+}
+
+// unlinked reports whether n has no name left, not even in the base.
+//
+// Preconditions: mu is held.
+func (t *Tree) unlinked(n *Node) bool {
+	x := n.verIn(t.view)
+	if x == nil {
+		return !n.born(t.view)
+	}
+	return x.flags&verGone != 0 && x.nlink == 0
+}
+
 // link adds the name (parent, name) to n, which has a payload in the active
 // layer or in scratch.
 //
@@ -350,21 +384,11 @@ func (t *Tree) link(n, parent *Node, name string) error {
 	t.touched(parent, px)
 	d := dent{parent, name}
 	if x.flags&verOrphan != 0 {
-		_ = t.fs.Unlink(t.scratchFD, orphanName(n), 0)
-		x.flags &^= verOrphan | verGone
-		x.parent, x.name, x.above = parent, name, px
-		if x.layer != t.view.active {
-			// The content was made before a seal and belongs to no layer yet.
-			n.dropVer(x.layer)
-			y := *x
-			y.layer = t.view.active
-			t.fds.drop(x, nil)
-			n.setVer(&y)
-			x = &y
-		}
+		x = t.settleOrphan(n, x, d, px)
 	} else if len(n.links) == 0 {
 		n.addLink(dent{x.parent, x.name})
 	}
+	n.linkable = false
 	x.nlink++
 	if x.nlink > 1 {
 		n.addLink(d)
@@ -398,6 +422,26 @@ func (t *Tree) linkPayload(n *Node, x *nodeVer, parent *Node, px *nodeVer, name 
 		return err
 	}
 	return nil
+}
+
+// settleOrphan gives the content of a file that had no name its place in the
+// active layer, where d is already a name of it.
+//
+// Preconditions: mu is held; px is the version of d's directory.
+func (t *Tree) settleOrphan(n *Node, x *nodeVer, d dent, px *nodeVer) *nodeVer {
+	_ = t.fs.Unlink(t.scratchFD, orphanName(n), 0)
+	if x.layer != t.view.active {
+		// The content was made before a seal and belongs to no layer yet.
+		n.dropVer(x.layer)
+		y := *x
+		y.layer = t.view.active
+		t.fds.drop(x, nil)
+		n.setVer(&y)
+		x = &y
+	}
+	x.flags &^= verOrphan | verGone
+	x.parent, x.name, x.above = d.dir, d.name, px
+	return x
 }
 
 // adoptLink gives a file that the session changed its further name (dir, name)
@@ -434,9 +478,7 @@ func (t *Tree) adoptLink(n, dir *Node, name string) (Attr, error) {
 		return Attr{}, fmt.Errorf("link %q as the base has it: %w", name, err)
 	}
 	if x.flags&verOrphan != 0 {
-		_ = t.fs.Unlink(t.scratchFD, orphanName(n), 0)
-		x.flags &^= verOrphan | verGone
-		x.parent, x.name, x.above = dir, strings.Clone(name), px
+		x = t.settleOrphan(n, x, dent{dir, strings.Clone(name)}, px)
 	}
 	n.addLink(dent{dir, strings.Clone(name)})
 	t.logNode(n, x)

@@ -224,6 +224,9 @@ func (f *Face) Write(n *Node, p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	defer f.end()
+	if len(p) == 0 && n.typ == unix.S_IFREG {
+		return 0, nil // nothing to copy up for
+	}
 	fd, err := f.t.forWrite(n)
 	if err != nil {
 		return 0, err
@@ -292,6 +295,9 @@ func (f *Face) Append(n *Node, p []byte) (int, error) {
 		return 0, err
 	}
 	defer f.end()
+	if len(p) == 0 && n.typ == unix.S_IFREG {
+		return 0, nil // nothing to copy up for
+	}
 	fd, err := f.t.forWrite(n)
 	if err != nil {
 		return 0, err
@@ -347,6 +353,17 @@ func (f *Face) CopyRange(src *Node, srcOff int64, dst *Node, dstOff int64, size 
 		return 0, err
 	}
 	defer f.end()
+	if src.typ == unix.S_IFREG && dst.typ == unix.S_IFREG {
+		f.t.mu.RLock()
+		a, err := f.t.attrIn(src, f.view())
+		f.t.mu.RUnlock()
+		if err != nil {
+			return 0, err
+		}
+		if size == 0 || srcOff >= a.Size {
+			return 0, nil // nothing to copy up for
+		}
+	}
 	out, err := f.t.forWrite(dst)
 	if err != nil {
 		return 0, err

@@ -174,8 +174,10 @@ func (t *Tree) drop(n *Node) *Node {
 		return nil
 	}
 	delete(t.goneDirs, n)
-	if x := n.ver; x != nil && x.flags&verOrphan != 0 {
-		t.dropOrphan(n, x)
+	for x := n.ver; x != nil; x = x.prev {
+		if x.flags&verOrphan != 0 {
+			t.dropOrphan(n, x)
+		}
 	}
 	if _, indexed := t.all[n]; indexed || !n.hasBase {
 		return nil
@@ -186,6 +188,7 @@ func (t *Tree) drop(n *Node) *Node {
 		return nil
 	}
 	delete(t.byBase, n.baseKey())
+	n.clearLinks()
 	t.fds.drop(nil, n)
 	if n.isDir() && t.watch != nil {
 		t.watch.remove(n)
@@ -200,11 +203,15 @@ func (t *Tree) dropOrphan(n *Node, x *nodeVer) {
 	t.fds.drop(x, nil)
 	// A failure leaves a file in scratch, which the next open removes.
 	_ = t.fs.Unlink(t.scratchFD, orphanName(n), 0)
-	n.ver = x.prev
-	if x.nlink == 0 {
-		return
+	n.dropVer(x.layer)
+	if x.nlink > 0 {
+		t.leaveToBase(n)
 	}
-	// Other names, in the base, that were never met: they show the base.
+}
+
+// leaveToBase parts n from its names in the base that were never met: they
+// show the base.
+func (t *Tree) leaveToBase(n *Node) {
 	t.liveMu.Lock()
 	if n.hasBase && t.byBase[n.baseKey()] == n {
 		delete(t.byBase, n.baseKey())

@@ -18,6 +18,7 @@ type flattening struct {
 	above map[*Node]bool // directories with something to keep below them
 	keep  map[string]bool
 	under []string // what takes the place of directories: what was noted below is kept
+	held  []*Node  // without a name
 	enc   encoder
 }
 
@@ -113,6 +114,7 @@ func (f *flattening) run() error {
 		}
 	}
 	f.ghosts()
+	f.unlinked()
 	f.facts()
 	return f.finish()
 }
@@ -468,6 +470,28 @@ func (f *flattening) ghosts() {
 	}
 }
 
+// unlinked keeps without a name the nodes of the base that lost theirs and are
+// still held: in the new stack nothing else says so.
+func (f *flattening) unlinked() {
+	t := f.t
+	t.liveMu.Lock()
+	defer t.liveMu.Unlock()
+	for _, n := range t.byBase {
+		x := n.verIn(f.v)
+		if x == nil || x.flags&verGone == 0 || n.refs.Load() == 0 {
+			continue
+		}
+		y := *x
+		if c := contentVer(n, f.v); c != nil && x.flags&verGhost != 0 {
+			y = *c
+			y.nlink, y.flags = x.nlink, y.flags|verGone
+		}
+		y.layer = f.to
+		n.insertVer(&y)
+		f.held = append(f.held, n)
+	}
+}
+
 // facts carries over what is known of the base where changes remain.
 func (f *flattening) facts() {
 	t := f.t
@@ -528,6 +552,9 @@ func (f *flattening) finish() error {
 // undo forgets a layer that could not be written.
 func (f *flattening) undo() {
 	t := f.t
+	for _, n := range f.held {
+		n.dropVer(f.to)
+	}
 	for n := range t.all {
 		if x := n.verAt(f.to); x != nil {
 			t.fds.drop(x, nil)

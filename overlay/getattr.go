@@ -109,6 +109,9 @@ func (t *Tree) attrIn(n *Node, v *view) (Attr, error) {
 
 // strandedAttr describes a node that the view has nothing of any more.
 func (t *Tree) strandedAttr(n *Node) (Attr, error) {
+	if a, ok := t.goneDirs[n]; ok {
+		return a, nil
+	}
 	x := contentVer(n, t.view)
 	if x == nil {
 		return Attr{}, unix.ESTALE

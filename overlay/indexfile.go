@@ -39,6 +39,9 @@ func (t *Tree) writeIndex() error {
 		return err
 	}
 	for _, l := range layers {
+		if !t.loaded[l] {
+			continue // of what the last index had of it, not all may be true
+		}
 		enc.layer(l)
 		if err := byLayer[l].encode(t, &enc, l, flush); err != nil {
 			return fmt.Errorf("write index: %w", err)

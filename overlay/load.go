@@ -460,10 +460,11 @@ func (ld *loader) acyclic() error {
 	return nil
 }
 
-// findLinks collects the names of the nodes that have more than one.
+// findLinks collects the names of the nodes that have more than one, or whose
+// newest version does not tell the one that is left.
 func (t *Tree) findLinks() {
 	for n := range t.all {
-		n.links = nil
+		n.clearLinks()
 	}
 	for dir := range t.all {
 		for name := range dir.ents {
@@ -471,7 +472,7 @@ func (t *Tree) findLinks() {
 			if e == nil || e.node == nil || e.node.isDir() {
 				continue
 			}
-			if x := e.node.verIn(t.view); x != nil && x.nlink > 1 {
+			if x := e.node.verIn(t.view); x != nil && (x.nlink > 1 || x.flags&verGhost != 0) {
 				e.node.addLink(dent{dir, name})
 			}
 		}

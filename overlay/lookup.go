@@ -117,7 +117,7 @@ func (t *Tree) baseNode(v *view, dir *Node, name string, st *unix.Statx_t, excl 
 	if n == nil {
 		n = t.newBaseNode(dir, name, st, false)
 		if st.Nlink > 1 && typ != unix.S_IFDIR {
-			n.links = append(n.links, dent{dir, name})
+			n.addLink(dent{dir, strings.Clone(name)})
 		}
 		return n, nil
 	}
@@ -146,7 +146,7 @@ func (t *Tree) baseNode(v *view, dir *Node, name string, st *unix.Statx_t, excl 
 	if !excl {
 		return nil, retryError{}
 	}
-	n.addLink(dent{dir, name})
+	n.addLink(dent{dir, strings.Clone(name)})
 	return n, nil
 }
 
@@ -166,7 +166,7 @@ func (t *Tree) moveBase(n, dir *Node, name string) {
 		}
 	}
 	n.bparent, n.bname = dir, name
-	n.links = nil
+	n.clearLinks()
 	t.fds.drop(nil, n)
 }
 
@@ -271,7 +271,10 @@ func (t *Tree) unmetLink(v *view, n, dir *Node, name string) bool {
 		return false
 	}
 	x := n.verIn(v)
-	return x != nil && x.flags&verGone == 0 && !n.untouched(v) && dir.entryIn(v, name) == nil
+	if x == nil || n.untouched(v) || dir.entryIn(v, name) != nil {
+		return false
+	}
+	return x.flags&verGone == 0 || x.flags&verOrphan != 0 && x.nlink > 0
 }
 
 // Walk finds the node at a slash-separated path from the root, following no

@@ -35,12 +35,13 @@ type Node struct {
 	ents  map[string]*entry // of a directory: names that layers changed
 	links []dent            // all known names, when there is more than one
 
-	up    sync.Mutex    // held while the node is copied up
-	plain bool          // made in this process and given no xattr since
-	stamp atomic.Uint64 // of the base's content when last reported to a face
-	watch atomic.Int32  // watchState of a base directory
-	whole bool          // has a version that is verWhole
-	alias bool          // met in the base under an identity that another node holds
+	up       sync.Mutex    // held while the node is copied up
+	plain    bool          // made in this process and given no xattr since
+	linkable bool          // made without a name, and may be given one
+	stamp    atomic.Uint64 // of the base's content when last reported to a face
+	watch    atomic.Int32  // watchState of a base directory
+	whole    bool          // has a version that is verWhole
+	alias    bool          // met in the base under an identity that another node holds
 }
 
 // ID is the node's identity in this process, never reused. The root has 1.
@@ -268,20 +269,32 @@ func (n *Node) dropEntry(l LayerID, name string) {
 	}
 }
 
+// addLink notes a name of a file. It holds the name's directory: one that was
+// forgotten and looked up again would be another node, and its name another
+// name.
 func (n *Node) addLink(d dent) {
 	for _, l := range n.links {
 		if l == d {
 			return
 		}
 	}
+	d.dir.refs.Add(1)
 	n.links = append(n.links, d)
 }
 
 func (n *Node) dropLink(d dent) {
 	for i, l := range n.links {
 		if l == d {
+			d.dir.refs.Add(-1)
 			n.links = append(n.links[:i], n.links[i+1:]...)
 			return
 		}
 	}
+}
+
+func (n *Node) clearLinks() {
+	for _, l := range n.links {
+		l.dir.refs.Add(-1)
+	}
+	n.links = nil
 }

@@ -139,8 +139,9 @@ func (f *Face) listing(n *Node, fresh bool) (*listing, error) {
 //
 // Preconditions: mu is held.
 func (t *Tree) list(n *Node, v *view) ([]DirEntry, error) {
-	if x := n.verIn(v); x != nil && x.flags&verGone != 0 {
-		return nil, nil
+	x := n.verIn(v)
+	if _, was := t.goneDirs[n]; x != nil && x.flags&verGone != 0 || x == nil && was && !n.born(v) {
+		return nil, unix.ENOENT
 	}
 	var out []DirEntry
 	for name := range n.ents {

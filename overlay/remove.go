@@ -228,7 +228,7 @@ func (t *Tree) removeFilePayload(dir int, name string, lower bool, n *Node) erro
 		return t.fs.Rename(dir, name, t.scratchFD, orphanName(n), 0)
 	}
 	if keep {
-		if err := t.fs.Link(dir, name, t.scratchFD, orphanName(n)); err != nil && err != unix.EEXIST {
+		if err := t.linkOrphan(dir, name, n); err != nil {
 			return err
 		}
 	}
@@ -242,6 +242,19 @@ func (t *Tree) removeFilePayload(dir int, name string, lower bool, n *Node) erro
 		_ = t.fs.Unlink(t.scratchFD, orphanName(n), 0)
 	}
 	return err
+}
+
+// linkOrphan keeps the content of n, which is about to lose its last name, in
+// scratch. What lies there under its number is from before a switch of layers.
+func (t *Tree) linkOrphan(dir int, name string, n *Node) error {
+	err := t.fs.Link(dir, name, t.scratchFD, orphanName(n))
+	if err != unix.EEXIST {
+		return err
+	}
+	if err := t.fs.Unlink(t.scratchFD, orphanName(n), 0); err != nil {
+		return err
+	}
+	return t.fs.Link(dir, name, t.scratchFD, orphanName(n))
 }
 
 // keepAttr remembers what a directory that is about to be removed looks like:
@@ -331,6 +344,9 @@ func (t *Tree) goneName(n *Node, d dent) error {
 		t.fds.drop(x, nil)
 		n.ver = x.prev
 		n.setVer(&nodeVer{layer: t.view.active, flags: verGone | verGhost})
+		if nlink > 0 {
+			t.leaveToBase(n)
+		}
 	}
 	t.noteGone(n, indexed)
 	return nil

@@ -150,6 +150,9 @@ func (t *Tree) checkRename(m *move, flags uint32) (bool, error) {
 	if m.over == nil {
 		return false, nil
 	}
+	if t.within(m.oldDir, m.over) {
+		return false, unix.ENOTEMPTY
+	}
 	switch {
 	case m.over.isDir() && !m.n.isDir():
 		return false, unix.EISDIR
@@ -158,9 +161,6 @@ func (t *Tree) checkRename(m *move, flags uint32) (bool, error) {
 	}
 	if !m.over.isDir() {
 		return false, nil
-	}
-	if t.within(m.oldDir, m.over) {
-		return false, unix.ENOTEMPTY
 	}
 	empty, err := t.empty(m.over, t.view)
 	if err == nil && !empty {
@@ -319,11 +319,7 @@ func (t *Tree) clearTarget(m *move, newFD int) error {
 	if over.refs.Load() == 0 || len(over.links) > 1 {
 		return nil
 	}
-	err := t.fs.Link(newFD, m.newName, t.scratchFD, orphanName(over))
-	if err == unix.EEXIST {
-		err = nil
-	}
-	return err
+	return t.linkOrphan(newFD, m.newName, over)
 }
 
 // swapWhiteoutForDir replaces a whiteout by an empty opaque directory, which a

@@ -20,13 +20,10 @@ type scan struct {
 	inode map[uint64]*Node // hard links, by the host's inode number
 }
 
-// reconcile scans the active layer, and empties scratch.
+// reconcile scans the active layer.
 func (t *Tree) reconcile() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.clearScratch(); err != nil {
-		return err
-	}
 	s := &scan{t: t, seen: map[*Node]bool{t.root: true}, inode: map[uint64]*Node{}}
 	dirs := []*Node{t.root}
 	for len(dirs) > 0 {
@@ -44,6 +41,8 @@ func (t *Tree) reconcile() error {
 	return t.rec.flush()
 }
 
+// clearScratch removes what an earlier process left: unfinished objects, and
+// files without a name that it held.
 func (t *Tree) clearScratch() error {
 	fd, err := t.fs.Open(t.scratchFD, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {

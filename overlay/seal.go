@@ -84,6 +84,7 @@ func (t *Tree) cut(rec *recordWriter, next LayerID) error {
 	oldRec, oldView := t.rec, t.view
 	t.rec = rec
 	t.loaded[next] = true
+	t.logTaken()
 	t.setView(t.view.sealedWith(next))
 	if err := t.startRoot(next); err != nil {
 		t.rec = oldRec
@@ -118,6 +119,7 @@ func (b *Barrier) Switch(i int, s Stack) error {
 	oldRec, oldView := t.rec, t.view
 	t.rec = rec
 	t.loaded[s.Active] = true
+	t.logTaken()
 	t.setView(newView(s))
 	if err := t.startRoot(s.Active); err != nil {
 		t.rec = oldRec

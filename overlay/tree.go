@@ -283,6 +283,9 @@ func (t *Tree) open() (err error) {
 	if err := t.markDirty(); err != nil {
 		return err
 	}
+	if err := t.clearScratch(); err != nil {
+		return err
+	}
 	if t.view.active != 0 {
 		if err := t.startActive(); err != nil {
 			return err
@@ -334,7 +337,17 @@ func (t *Tree) startActive() error {
 	if t.root.verAt(t.view.active) != nil {
 		return nil
 	}
+	t.logTaken()
 	return t.startRoot(t.view.active)
+}
+
+// logTaken begins a layer's record with the numbers that are taken, also by
+// layers that no view has any more but that may come back.
+func (t *Tree) logTaken() {
+	t.rec.enc.inode(t.nextIno - 1)
+	for dev, n := range t.devices {
+		t.rec.enc.device(dev, n)
+	}
 }
 
 func (t *Tree) openRecord(l LayerID) (*recordWriter, error) {

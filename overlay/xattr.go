@@ -122,19 +122,19 @@ func (f *Face) Listxattr(n *Node) ([]string, error) {
 
 // Setxattr sets an xattr; flags is 0, XATTR_CREATE or XATTR_REPLACE.
 func (f *Face) Setxattr(n *Node, attr string, val []byte, flags int) error {
-	return f.changeXattr(n, attr, func(dir int, name string) error {
+	return f.changeXattr(n, attr, flags, func(dir int, name string) error {
 		return f.t.fs.Setxattr(dir, name, attr, val, flags)
 	})
 }
 
 // Removexattr removes an xattr.
 func (f *Face) Removexattr(n *Node, attr string) error {
-	return f.changeXattr(n, attr, func(dir int, name string) error {
+	return f.changeXattr(n, attr, unix.XATTR_REPLACE, func(dir int, name string) error {
 		return f.t.fs.Removexattr(dir, name, attr)
 	})
 }
 
-func (f *Face) changeXattr(n *Node, attr string, fn func(dir int, name string) error) error {
+func (f *Face) changeXattr(n *Node, attr string, flags int, fn func(dir int, name string) error) error {
 	if private(attr) {
 		return unix.EPERM
 	}
@@ -143,6 +143,9 @@ func (f *Face) changeXattr(n *Node, attr string, fn func(dir int, name string) e
 	}
 	defer f.end()
 	t := f.t
+	if err := f.mayChangeXattr(n, attr, flags); err != nil {
+		return err
+	}
 	if err := t.raise(n, want{meta: true}); err != nil {
 		return err
 	}
@@ -173,4 +176,28 @@ func (f *Face) changeXattr(n *Node, attr string, fn func(dir int, name string) e
 	}
 	f.emit(Event{Node: n})
 	return t.flushRecord()
+}
+
+// mayChangeXattr finds out before anything is copied up that an xattr must be
+// there and is not, or the reverse.
+func (f *Face) mayChangeXattr(n *Node, attr string, flags int) error {
+	if flags == 0 || strings.HasPrefix(attr, "user.") && n.typ != unix.S_IFREG && !n.isDir() {
+		return nil // the last are refused for their type
+	}
+	t := f.t
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	fd, name, err := f.locate(n)
+	if err != nil {
+		return nil // as the change itself will tell
+	}
+	defer t.fds.done(fd)
+	_, err = t.fs.Getxattr(fd.fd, name, attr, nil)
+	switch {
+	case err == nil && flags&unix.XATTR_CREATE != 0:
+		return unix.EEXIST
+	case err == unix.ENODATA && flags&unix.XATTR_REPLACE != 0:
+		return unix.ENODATA
+	}
+	return nil
 }

@@ -342,16 +342,13 @@ func (d *DirFS) regular(at Loc, fn func(fd int) error) error {
 
 // readAt reads until p is full or the file ends.
 func readAt(p []byte, off int64, pread func(p []byte, off int64) (int, error)) (int, error) {
-	n := 0
-	for n < len(p) {
+	for n := 0; ; {
 		c, err := pread(p[n:], off+int64(n))
 		if err != nil && err != io.EOF {
 			return n, err
 		}
-		if c == 0 {
-			break
+		if n += c; c == 0 || n == len(p) {
+			return n, nil
 		}
-		n += c
 	}
-	return n, nil
 }

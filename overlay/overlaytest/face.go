@@ -69,7 +69,12 @@ func (f *FaceFS) with(at Loc, fn func(n *overlay.Node) error) error {
 // place calls fn with the parent of a location and the name in it.
 func (f *FaceFS) place(at Loc, fn func(dir *overlay.Node, name string) error) error {
 	parent, name := at.split()
-	return f.with(parent, func(dir *overlay.Node) error { return fn(dir, name) })
+	return f.with(parent, func(dir *overlay.Node) error {
+		if dir.Type() != unix.S_IFDIR {
+			return syscall.ENOTDIR // before the name is looked at
+		}
+		return fn(dir, name)
+	})
 }
 
 // Open implements [FS].
@@ -213,9 +218,6 @@ func (f *FaceFS) Rmdir(at Loc) error { return f.place(at, f.Face.Rmdir) }
 // Rename implements [FS].
 func (f *FaceFS) Rename(from, to Loc, flags uint32) error {
 	return f.place(from, func(fdir *overlay.Node, fname string) error {
-		if fdir.Type() != unix.S_IFDIR {
-			return syscall.ENOTDIR // before the other path is walked
-		}
 		return f.place(to, func(tdir *overlay.Node, tname string) error {
 			return f.Face.Rename(fdir, fname, tdir, tname, flags)
 		})

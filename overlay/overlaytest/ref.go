@@ -177,6 +177,15 @@ func (n *node) walk(fn func(*node)) {
 	}
 }
 
+// paths visits every name with its path, in no order.
+func (n *node) paths(path string, fn func(string, *node)) {
+	for name, e := range n.ents {
+		p := join(path, name)
+		fn(p, e)
+		e.paths(p, fn)
+	}
+}
+
 // Count is the number of names.
 func (r *Ref) Count() int {
 	c := -1

@@ -39,6 +39,7 @@ type Session struct {
 	snaps []snapshot
 	cmp   *Comparer
 	steps int
+	met   int // how often links were met
 }
 
 type snapshot struct {
@@ -94,7 +95,35 @@ func (s *Session) open() error {
 	for i := range s.Faces {
 		s.Faces[i] = NewFaceFS(s.Tree.Attach(nil))
 	}
-	return nil
+	s.met = 0
+	return s.meetLinks()
+}
+
+// meetSlot is the first of the slots that hold files of several names, two
+// sets of them by turns.
+const meetSlot = 2 << 20
+
+// meetLinks looks up and holds every name of files that have several: the
+// engine keeps those of the base together that were met, and searches for no
+// others.
+func (s *Session) meetLinks() error {
+	f := s.Faces[1]
+	s.met++
+	slot := meetSlot + s.met%2<<16
+	var err error
+	s.Ref.root.paths("", func(path string, n *node) {
+		if n.isDir() || n.nlink < 2 || err != nil {
+			return
+		}
+		slot++
+		err = f.Open(slot, At(path))
+	})
+	for old := range f.slots {
+		if old >= meetSlot && (old-meetSlot)>>16 != s.met%2 {
+			f.Release(old)
+		}
+	}
+	return err
 }
 
 // Close ends the session.
@@ -228,6 +257,9 @@ func (s *Session) switchTo(stack overlay.Stack) error {
 		return fmt.Errorf("prepare: %w", err)
 	}
 	stack.Active = next
+	if err := s.Tree.Load(stack); err != nil {
+		return fmt.Errorf("load %v: %w", stack, err)
+	}
 	b := overlay.Quiesce(s.Tree)
 	err = b.Switch(0, stack)
 	b.Release()
@@ -249,7 +281,7 @@ func (s *Session) rollback(i int) error {
 	for _, slot := range s.Ref.Replace(sn.ref) {
 		s.Faces[0].Release(slot)
 	}
-	return s.Check()
+	return errors.Join(s.meetLinks(), s.Check())
 }
 
 func (s *Session) view(i int) error {
@@ -283,7 +315,7 @@ func (s *Session) flatten() error {
 		return err
 	}
 	s.remember(merged)
-	return s.Check()
+	return errors.Join(s.meetLinks(), s.Check())
 }
 
 // hostEdit changes the base behind the session's back, where it is settled

@@ -1,0 +1,87 @@
+package model
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/galleyfs/galley/overlay"
+	"github.com/galleyfs/galley/overlay/overlaytest"
+)
+
+// TestModel runs the random programs. All of them together are a million
+// operations and more.
+func TestModel(t *testing.T) {
+	needRoot(t)
+	done := 0
+	t.Run("in process", func(t *testing.T) { done += inProcess(t) })
+	t.Logf("%d operations", done)
+}
+
+// inProcess runs programs on a tree in process: two faces, six handles, and
+// between the operations seals, rollbacks, views of snapshots, flattening,
+// closing and opening, crashes, and edits by the host.
+func inProcess(t *testing.T) (done int) {
+	for i, seed := range seeds(7) {
+		cfg := overlay.Config{UserXattr: i%4 == 3, MaxFDs: []int{0, 16}[i%2]}
+		count := scale(t, 100_000)
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
+			dir := fastDir(t)
+			ops, err := runSession(dir, cfg, seed, func(s *overlaytest.Session) program {
+				return limited(count, overlaytest.NewSessionGenerator(seed, s).Next)
+			})
+			done += len(ops)
+			if err != nil {
+				report(t, fmt.Sprint("seed ", seed), ops, err, func(ops []overlaytest.Op) error {
+					_, err := runSession(dir, cfg, seed, func(*overlaytest.Session) program { return list(ops) })
+					return err
+				})
+			}
+		})
+	}
+	return done
+}
+
+// runSession runs one program on a new session below dir and returns what it
+// did.
+func runSession(dir string, cfg overlay.Config, seed uint64, programOf func(*overlaytest.Session) program) (ops []overlaytest.Op, err error) {
+	dir, err = os.MkdirTemp(dir, "")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	s, err := overlaytest.NewSession(dir, cfg, randomBase(seed))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if cerr := s.Close(); err == nil {
+			err = cerr
+		}
+	}()
+	for next := programOf(s); ; {
+		o, ok := next()
+		if !ok {
+			return ops, s.Check()
+		}
+		ops = append(ops, o)
+		if err := s.Step(o); err != nil {
+			return ops, err
+		}
+	}
+}
+
+// randomBase is a base that a random program made.
+func randomBase(seed uint64) func(overlaytest.FS) error {
+	return func(fs overlaytest.FS) error {
+		ref := overlaytest.NewRef()
+		g := overlaytest.NewGenerator(^seed, ref)
+		g.MaxNodes = 80
+		for range 600 {
+			if err := overlaytest.Step(ref, fs, g.Next()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
