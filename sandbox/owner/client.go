@@ -177,6 +177,12 @@ func (c *Client) Replacing(ctx context.Context, r snapshots.Replacing) error {
 	return c.call(ctx, opReplacing, r, -1, nil)
 }
 
+// Prune is [snapshots.Live.Prune] in the owner, which keeps what is mounted.
+func (c *Client) Prune(ctx context.Context, p snapshots.Prune) (snapshots.Pruned, error) {
+	var out snapshots.Pruned
+	return out, c.call(ctx, opPrune, p, -1, &out)
+}
+
 // ServeFUSE hands the /dev/fuse descriptor fd of a fresh mount to the owner,
 // which serves it until it is unmounted. The descriptor stays the caller's,
 // who should close it soon: as long as another process has a copy, a killed

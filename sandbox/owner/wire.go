@@ -45,6 +45,7 @@ const (
 	opRollback  op = "rollback"
 	opTake      op = "take"
 	opReplacing op = "replacing"
+	opPrune     op = "prune"
 	opWait      op = "wait-unmount"
 	opAbort     op = "abort"
 	opStop      op = "stop"
