@@ -93,6 +93,9 @@ func (r *rawFS) dots(n *overlay.Node, off uint64, add func(fuse.DirEntry) bool) 
 		self := fuse.DirEntry{Name: ".", Mode: unix.S_IFDIR, Off: cookieDot}
 		if a, err := r.face.Getattr(n); err == nil {
 			self.Ino = a.Ino
+			if r.past != nil {
+				self.Ino = r.past.ino(a.Ino)
+			}
 		}
 		if !add(self) {
 			return false
@@ -103,7 +106,10 @@ func (r *rawFS) dots(n *overlay.Node, off uint64, add func(fuse.DirEntry) bool) 
 	return off >= cookieDotDot || add(fuse.DirEntry{Name: "..", Mode: unix.S_IFDIR, Off: cookieDotDot})
 }
 
-func wireEntry(e overlay.DirEntry) fuse.DirEntry {
+func (r *rawFS) wireEntry(e overlay.DirEntry) fuse.DirEntry {
+	if r.past != nil {
+		e.Ino = r.past.ino(e.Ino)
+	}
 	return fuse.DirEntry{Name: e.Name, Mode: e.Type, Ino: e.Ino, Off: e.Cookie}
 }
 
@@ -126,7 +132,7 @@ func (r *rawFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryLi
 	}
 	defer b.free()
 	for _, e := range b.list {
-		if !out.AddDirEntry(wireEntry(e)) {
+		if !out.AddDirEntry(r.wireEntry(e)) {
 			break
 		}
 	}
@@ -168,8 +174,8 @@ func (r *rawFS) plus(dir *overlay.Node, e overlay.DirEntry, out *fuse.DirEntryLi
 	if status(err) == fuse.ENOENT {
 		return true
 	}
-	w := wireEntry(e)
-	if err == nil {
+	w := r.wireEntry(e)
+	if err == nil && r.past == nil {
 		w.Ino, w.Mode = a.Ino, a.Mode
 	}
 	slot := out.AddDirLookupEntry(w)
