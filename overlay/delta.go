@@ -32,6 +32,7 @@ func (f *Face) Delta(fn func(Entry) error) error {
 		names []string
 	}
 	stack := []frame{{t.root, "", t.changedNames(t.root, v)}}
+	met := map[*Node]bool{t.root: true}
 	for len(stack) > 0 {
 		top := &stack[len(stack)-1]
 		if len(top.names) == 0 {
@@ -45,9 +46,16 @@ func (f *Face) Delta(fn func(Entry) error) error {
 		if err != nil {
 			return err
 		}
-		if n != nil && n.isDir() {
-			stack = append(stack, frame{n, path, t.changedNames(n, v)})
+		if n == nil || !n.isDir() {
+			continue
 		}
+		// A directory has one name. Records that say otherwise could make a
+		// tree without an end.
+		if met[n] {
+			return fmt.Errorf("%.200q: directory %d has a second name: %w", path, n.ino, ErrCorrupt)
+		}
+		met[n] = true
+		stack = append(stack, frame{n, path, t.changedNames(n, v)})
 	}
 	return nil
 }

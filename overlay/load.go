@@ -90,7 +90,7 @@ func (ld *loader) index() error {
 		return nil
 	}
 	if _, err := readFrames(b, ld.frame); err != nil {
-		return fmt.Errorf("index: %w", err)
+		return fmt.Errorf("index (a cache: it may be removed): %w", err)
 	}
 	return nil
 }

@@ -45,12 +45,16 @@ func (n *Node) placeIn(v *view) (*Node, string) {
 	return n.bparent, n.bname
 }
 
+// maxDepth is deeper than any tree that can be made: only places that somebody
+// wrote into records by hand lead up further, in a circle.
+const maxDepth = 1 << 20
+
 // pathIn is the node's path in view v, for redirects and messages.
 //
 // Preconditions: mu is held.
 func (t *Tree) pathIn(v *view, n *Node) string {
 	var parts []string
-	for m := n; m != nil && m != t.root; {
+	for m := n; m != nil && m != t.root && len(parts) < maxDepth; {
 		p, name := m.placeIn(v)
 		parts = append(parts, name)
 		m = p

@@ -12,7 +12,9 @@ for pkg in $(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{en
 	grep -qs '^func Fuzz' "$dir"/*_test.go || continue
 	for target in $(grep -ho '^func Fuzz[A-Za-z0-9_]*' "$dir"/*_test.go | sed 's/func //'); do
 		say "$pkg $target for $time"
-		go test -run='^$' -fuzz="^$target\$" -fuzztime="$time" "$pkg"
+		# Without an end to making inputs smaller, a target that opens files does
+		# nothing else: what it covers varies from run to run.
+		go test -run='^$' -fuzz="^$target\$" -fuzztime="$time" -fuzzminimizetime=0x "$pkg"
 		found=$((found + 1))
 	done
 done
