@@ -93,9 +93,6 @@ func (r *rawFS) dots(n *overlay.Node, off uint64, add func(fuse.DirEntry) bool) 
 		self := fuse.DirEntry{Name: ".", Mode: unix.S_IFDIR, Off: cookieDot}
 		if a, err := r.face.Getattr(n); err == nil {
 			self.Ino = a.Ino
-			if r.past != nil {
-				self.Ino = r.past.ino(a.Ino)
-			}
 		}
 		if !add(self) {
 			return false
@@ -106,10 +103,7 @@ func (r *rawFS) dots(n *overlay.Node, off uint64, add func(fuse.DirEntry) bool) 
 	return off >= cookieDotDot || add(fuse.DirEntry{Name: "..", Mode: unix.S_IFDIR, Off: cookieDotDot})
 }
 
-func (r *rawFS) wireEntry(e overlay.DirEntry) fuse.DirEntry {
-	if r.past != nil {
-		e.Ino = r.past.ino(e.Ino)
-	}
+func wireEntry(e overlay.DirEntry) fuse.DirEntry {
 	return fuse.DirEntry{Name: e.Name, Mode: e.Type, Ino: e.Ino, Off: e.Cookie}
 }
 
@@ -132,7 +126,7 @@ func (r *rawFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryLi
 	}
 	defer b.free()
 	for _, e := range b.list {
-		if !out.AddDirEntry(r.wireEntry(e)) {
+		if !out.AddDirEntry(wireEntry(e)) {
 			break
 		}
 	}
@@ -174,8 +168,8 @@ func (r *rawFS) plus(dir *overlay.Node, e overlay.DirEntry, out *fuse.DirEntryLi
 	if status(err) == fuse.ENOENT {
 		return true
 	}
-	w := r.wireEntry(e)
-	if err == nil && r.past == nil {
+	w := wireEntry(e)
+	if err == nil {
 		w.Ino, w.Mode = a.Ino, a.Mode
 	}
 	slot := out.AddDirLookupEntry(w)

@@ -41,8 +41,6 @@ type Options struct {
 	// file one request dearer; host edits to a file that somebody has
 	// open may then show late.
 	Writeback bool
-	// Past shows older points under .galley/snapshots; nil shows none.
-	Past Past
 	// Logger takes what goes wrong in serving (default slog.Default()).
 	Logger *slog.Logger
 }
@@ -50,11 +48,9 @@ type Options struct {
 // Server answers the requests of one mount. Its methods may be called from
 // any goroutine.
 type Server struct {
-	raw    *rawFS
-	past   *pastFS            // nil without one
-	serves fuse.RawFileSystem // raw, or past
-	fuse   *fuse.Server
-	done   chan struct{} // closed when serving has ended
+	raw  *rawFS
+	fuse *fuse.Server
+	done chan struct{} // closed when serving has ended
 
 	closing atomic.Bool
 	rings   *uring // nil without FUSE over io_uring
@@ -90,14 +86,9 @@ func Serve(dev *os.File, src Source, o Options) (*Server, error) {
 	}
 	raw.face, raw.nodes = face, newTable(face.Root())
 	s := &Server{raw: raw, done: make(chan struct{})}
-	s.serves = raw
-	if o.Past != nil {
-		s.past = newPastFS(raw, o.Past)
-		s.serves = s.past
-	}
 	mo := s.mountOptions(o)
 	s.prepareRings(mo)
-	s.fuse, err = fuse.NewServer(s.serves, fmt.Sprintf("/dev/fd/%d", fd), mo)
+	s.fuse, err = fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), mo)
 	if err == nil {
 		err = s.beginRings(mo)
 	} else if s.rings != nil {
@@ -166,9 +157,6 @@ func (s *Server) serve() {
 		s.rings.end()
 	}
 	s.raw.dev.close()
-	if s.past != nil {
-		s.past.close()
-	}
 	s.raw.face.Detach()
 	close(s.done)
 }

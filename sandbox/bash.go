@@ -47,7 +47,9 @@ type BashRequest struct {
 	OpenStdin bool `json:"open_stdin,omitempty"`
 
 	// OnOutput gets the output while it comes, one call at a time. A slow one
-	// holds the command up. It must not keep the slice.
+	// holds the command up. It must not keep the slice. Only with Separate
+	// does it tell the streams apart; else they are one, so that their order
+	// is kept, and Stream is Stdout.
 	OnOutput func(o Output) `json:"-"`
 	// Separate keeps standard output and error apart in the result.
 	Separate bool `json:"separate,omitempty"`

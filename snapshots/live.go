@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -28,9 +29,13 @@ type OpenOptions struct {
 // its trees are open. It is safe for concurrent use; seals are made one after
 // the other.
 type Live struct {
-	held  *held
-	trees []*overlay.Tree // in the manifest's order; immutable
-	bases []bool          // detached; immutable
+	held *held
+	// trees are in the manifest's order; bases tells of each whether its base
+	// is detached. Who holds sem may read them, and append with treesMu held;
+	// others read with treesMu held.
+	trees   []*overlay.Tree
+	bases   []bool
+	treesMu sync.RWMutex // a leaf
 
 	// sem holds one token: who has it may change the manifest and the fields
 	// below. It is a channel so that waiting for it can be given up.
@@ -187,6 +192,8 @@ func (l *Live) Session() *Session { return l.held.Session }
 
 // Tree is an open tree, or nil.
 func (l *Live) Tree(name string) *overlay.Tree {
+	l.treesMu.RLock()
+	defer l.treesMu.RUnlock()
 	for _, t := range l.trees {
 		if t.Name() == name {
 			return t
@@ -198,6 +205,8 @@ func (l *Live) Tree(name string) *overlay.Tree {
 // ReadOnlyBase tells whether a tree's base is reached through a detached
 // read-only mount.
 func (l *Live) ReadOnlyBase(name string) bool {
+	l.treesMu.RLock()
+	defer l.treesMu.RUnlock()
 	for i, t := range l.trees {
 		if t.Name() == name {
 			return l.bases[i]

@@ -138,3 +138,28 @@ func editDistance(a, b string) int {
 	}
 	return row[len(b)]
 }
+
+// TreeName makes a valid, unused name of a tree from a directory's, and takes
+// it.
+func TreeName(dir string, taken map[string]bool) string {
+	keep := func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-', r == '_':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r - 'A' + 'a'
+		}
+		return -1
+	}
+	stem := strings.Map(keep, filepath.Base(dir))
+	if stem == "" {
+		stem = "tree"
+	}
+	stem = stem[:min(len(stem), 28)]
+	name := stem
+	for i := 2; taken[name]; i++ {
+		name = fmt.Sprintf("%s-%d", stem, i)
+	}
+	taken[name] = true
+	return name
+}

@@ -114,8 +114,8 @@ func TestTreeName(t *testing.T) {
 	for _, tc := range [][2]string{
 		{"/home/u/.config", "config"}, {"/etc/.config", "config-2"}, {"/srv/My Files", "myfiles"}, {"/srv/日本", "tree"}, {"/x/workspace", "workspace-2"},
 	} {
-		if got := treeName(tc[0], taken); got != tc[1] {
-			t.Errorf("treeName(%q) = %q, want %q", tc[0], got, tc[1])
+		if got := snapshots.TreeName(tc[0], taken); got != tc[1] {
+			t.Errorf("snapshots.TreeName(%q) = %q, want %q", tc[0], got, tc[1])
 		}
 	}
 }

@@ -254,33 +254,9 @@ func extraTrees(dirs []string) ([]snapshots.TreeSpec, error) {
 		if err != nil {
 			return nil, fmt.Errorf("--overlay %q: expected a directory: %w", d, err)
 		}
-		out = append(out, snapshots.TreeSpec{Name: treeName(real, taken), Base: real, Mount: abs})
+		out = append(out, snapshots.TreeSpec{Name: snapshots.TreeName(real, taken), Base: real, Mount: abs})
 	}
 	return out, nil
-}
-
-// treeName makes a valid, unused name of a tree from a directory's.
-func treeName(dir string, taken map[string]bool) string {
-	keep := func(r rune) rune {
-		switch {
-		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-', r == '_':
-			return r
-		case r >= 'A' && r <= 'Z':
-			return r - 'A' + 'a'
-		}
-		return -1
-	}
-	stem := strings.Map(keep, filepath.Base(dir))
-	if stem == "" {
-		stem = "tree"
-	}
-	stem = stem[:min(len(stem), 28)]
-	name := stem
-	for i := 2; taken[name]; i++ {
-		name = fmt.Sprintf("%s-%d", stem, i)
-	}
-	taken[name] = true
-	return name
 }
 
 // extend adds trees and patterns to a session that exists. Those it has are
@@ -295,7 +271,7 @@ func (e *env) extend(ctx context.Context, sess *snapshots.Session, extra []snaps
 		if hasTree(sess, t.Base) {
 			continue
 		}
-		t.Name = treeName(t.Base, taken)
+		t.Name = snapshots.TreeName(t.Base, taken)
 		if err := sess.AddTree(ctx, t); err != nil {
 			return extendError(sess, "add the tree "+t.Base, err)
 		}

@@ -247,7 +247,7 @@ func (b *builder) rootPath() string {
 	if err != nil {
 		return "/nowhere"
 	}
-	return name
+	return strings.TrimSuffix(name, "/")
 }
 
 // mountPoints lists this process's mount points, sorted.

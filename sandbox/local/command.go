@@ -48,6 +48,13 @@ func startCommand(s *setup, tty int) (int, error) {
 		attr.Sys.Foreground = true
 		attr.Sys.Ctty = tty
 	}
+	if s.Agent {
+		pid, err := exec("/proc/self/exe", []string{agentName}, attr)
+		if err != nil {
+			return 0, &startError{codeSandbox, err}
+		}
+		return pid, nil
+	}
 	var firstErr error
 	for _, file := range candidates(s.Command[0], getenv(s.Env, "PATH"), s.Dir) {
 		pid, err := exec(file, s.Command, attr)

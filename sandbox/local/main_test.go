@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/galleyfs/galley/sandbox/local"
+	"github.com/galleyfs/galley/sandbox/owner"
 	gofs "github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 )
@@ -27,6 +28,9 @@ const rolePrefix = "galley-test-"
 
 func TestMain(m *testing.M) {
 	local.Init()
+	if len(os.Args) > 1 && os.Args[1] == owner.Command {
+		os.Exit(owner.Main(os.Args[2:]))
+	}
 	if len(os.Args) > 1 && strings.HasPrefix(os.Args[1], rolePrefix) {
 		os.Exit(playRole(strings.TrimPrefix(os.Args[1], rolePrefix), os.Args[2:]))
 	}

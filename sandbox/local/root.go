@@ -39,6 +39,9 @@ type builder struct {
 	socks map[string]int // allowed sockets by their path
 	extra []extra        // what of /run stays, by its path
 	views []int          // detached mounts in the order of setup.Views
+	// bare is the new root's own file system, without what is mounted in it
+	// and writable: where a mount gets a top-level directory.
+	bare root
 }
 
 // A top is one entry of the host's root directory.
@@ -302,6 +305,11 @@ func (b *builder) placeViews() error {
 
 // enter makes the new root the root of this process and drops the host's.
 func (b *builder) enter() error {
+	bare, err := cloneTree(b.root.fd, ".", false)
+	if err != nil {
+		return err
+	}
+	b.bare = root{bare}
 	for _, d := range []int{b.root.fd} {
 		if err := unix.MountSetattr(d, "", unix.AT_EMPTY_PATH, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
 			return fmt.Errorf("make the new root read-only: %w", err)
@@ -321,8 +329,11 @@ func (b *builder) enter() error {
 	if err := unix.Chdir("/"); err != nil {
 		return err
 	}
-	_ = unix.Close(b.stage)
-	_ = unix.Close(b.root.fd)
+	// What is mounted later on in this namespace is to be seen in those of the
+	// calls, which are its slaves.
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""); err != nil {
+		return fmt.Errorf("share mounts with the calls: %w", err)
+	}
 	return nil
 }
 

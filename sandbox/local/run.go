@@ -176,45 +176,56 @@ func orDefault(s, fallback string) string {
 
 // start starts the supervisor in its namespaces.
 func (r *runner) start(s *setup) error {
-	setupFile, err := writeSetup(s)
+	var err error
+	r.process, r.channel, err = launch(s, []*os.File{r.cfg.Stdin, r.cfg.Stdout, r.cfg.Stderr}, false)
 	if err != nil {
 		return err
+	}
+	go r.receive()
+	return nil
+}
+
+// launch starts a supervisor. stdio are the command's descriptors, nil for
+// /dev/null. It ends with the thread that calls this. Apart, it has a session
+// of its own and no terminal.
+func launch(s *setup, stdio []*os.File, apart bool) (*os.Process, channel, error) {
+	setupFile, err := writeSetup(s)
+	if err != nil {
+		return nil, channel{}, err
 	}
 	defer setupFile.Close()
 	own, theirs, err := newChannelPair()
 	if err != nil {
-		return err
+		return nil, channel{}, err
 	}
 	defer theirs.Close()
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		own.close()
-		return err
+		return nil, channel{}, err
 	}
 	defer null.Close()
-	files := []*os.File{r.cfg.Stdin, r.cfg.Stdout, r.cfg.Stderr, theirs, setupFile}
+	files := append(append([]*os.File(nil), stdio...), theirs, setupFile)
 	for i, f := range files {
 		if f == nil {
 			files[i] = null
 		}
 	}
-	attr := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC}
+	attr := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC, Setsid: apart}
 	if s.UserNamespace {
 		attr.Cloneflags |= unix.CLONE_NEWUSER
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
 		attr.AmbientCaps = supervisorCapabilities
 	}
-	r.process, err = os.StartProcess("/proc/self/exe", []string{supervisorName}, &os.ProcAttr{
+	process, err := os.StartProcess("/proc/self/exe", []string{supervisorName}, &os.ProcAttr{
 		Dir: "/", Env: supervisorEnv(), Files: files, Sys: attr,
 	})
 	if err != nil {
 		own.close()
-		return explainNamespaces(fmt.Errorf("make the sandbox's namespaces: %w", err), s.UserNamespace)
+		return nil, channel{}, explainNamespaces(fmt.Errorf("make the sandbox's namespaces: %w", err), s.UserNamespace)
 	}
-	r.channel = own
-	go r.receive()
-	return nil
+	return process, own, nil
 }
 
 // supervisorEnv is the supervisor's environment. Nothing inside can read it.

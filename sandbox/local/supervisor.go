@@ -28,13 +28,21 @@ const (
 // started, and returns at once in every other. Call it first thing in main,
 // and in TestMain, before flags are read.
 func Init() {
-	if len(os.Args) != 1 || os.Args[0] != supervisorName {
+	if len(os.Args) != 1 {
 		return
 	}
 	// The main thread must be the one that never loses its rights.
-	runtime.LockOSThread()
-	s := &supervisor{channel: channel{socketFD}}
-	os.Exit(s.main())
+	switch os.Args[0] {
+	case supervisorName:
+		runtime.LockOSThread()
+		s := &supervisor{channel: channel{socketFD}, calls: map[int]int32{}, pending: map[int32]pendingMount{}}
+		os.Exit(s.main())
+	case callName:
+		runtime.LockOSThread()
+		os.Exit(callMain())
+	case agentName:
+		os.Exit(agentMain())
+	}
 }
 
 // A supervisor is pid 1 of the sandbox. When it exits, the kernel kills every
@@ -45,8 +53,15 @@ type supervisor struct {
 	tty     int // the controlling terminal, or -1
 
 	mu      sync.Mutex
-	group   int // the command's process group, its pid; 0 before it runs
-	ttyPgrp int // the group that had the terminal when the command stopped
+	group   int                    // the command's process group, its pid; 0 before it runs
+	ttyPgrp int                    // the group that had the terminal when the command stopped
+	calls   map[int]int32          // the calls under way, by pid
+	pending map[int32]pendingMount // views that are mounted and not yet placed
+
+	fuse    int        // a place by which /dev/fuse is found when the host's /dev is out of sight
+	builder *builder   // immutable once the command runs
+	placing sync.Mutex // one mount at a time is put in its place
+	added   int        // directories made by an overlay; placing is held
 }
 
 func (s *supervisor) main() int {
@@ -126,6 +141,11 @@ func (s *supervisor) build() error {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	b := &builder{setup: s.setup}
+	s.builder = b
+	var err error
+	if s.fuse, err = unix.Open("/dev/fuse", unix.O_PATH|unix.O_CLOEXEC, 0); err != nil && len(s.setup.Views) > 0 {
+		return explainDevFuse(err)
+	}
 	for i := range s.setup.Views {
 		if err := s.mountView(b, i); err != nil {
 			return fmt.Errorf("view %s: %w", s.setup.Views[i].Path, err)
@@ -154,10 +174,19 @@ func (s *supervisor) build() error {
 // descriptor to the caller. /dev/fuse must be opened in the user namespace
 // that the mount belongs to.
 func (s *supervisor) mountView(b *builder, i int) error {
-	v := s.setup.Views[i]
-	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	fd, err := s.mountFUSE(s.setup.Views[i], int32(i))
+	if err == nil {
+		b.views = append(b.views, fd)
+	}
+	return err
+}
+
+// mountFUSE makes the mount of a view and sends its descriptor as view n's.
+func (s *supervisor) mountFUSE(v viewSetup, n int32) (int, error) {
+	// Each mount needs an open of its own.
+	dev, err := unix.Open(fdPath(s.fuse, ""), unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return explainDevFuse(err)
+		return -1, explainDevFuse(err)
 	}
 	// This copy must go: with one open here, a dead server's mount would
 	// wait for answers for ever.
@@ -173,10 +202,13 @@ func (s *supervisor) mountView(b *builder, i int) error {
 		option{"max_read", strconv.Itoa(v.MaxRead)},
 		option{"default_permissions", ""}, option{"allow_other", ""})
 	if err != nil {
-		return err
+		return -1, err
 	}
-	b.views = append(b.views, fd)
-	return s.channel.send(message{kind: kindView, n: int32(i)}, dev)
+	if err := s.channel.send(message{kind: kindView, n: n}, dev); err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
 }
 
 // start starts the command, from a thread that has given up its rights first:
@@ -221,6 +253,9 @@ func (s *supervisor) reap() int {
 			return 1
 		}
 		if pid != s.group {
+			if !ws.Stopped() {
+				s.callEnded(pid)
+			}
 			continue
 		}
 		if ws.Stopped() {
@@ -250,11 +285,17 @@ func (s *supervisor) noteStop() {
 // serve does what the caller asks for, until the caller dies.
 func (s *supervisor) serve() {
 	for {
-		m, _, err := s.channel.receive()
+		m, fd, err := s.channel.receive()
 		if err != nil {
 			os.Exit(1)
 		}
 		switch m.kind {
+		case kindCall:
+			s.startCall(m.n, fd)
+		case kindMount:
+			s.beginMount(m)
+		case kindServed:
+			go s.finishMount(m.n)
 		case kindSignal:
 			_ = unix.Kill(s.group, syscall.Signal(m.n))
 		case kindSignalGroup:

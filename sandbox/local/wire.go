@@ -17,8 +17,8 @@ import (
 // a packet (an environment may be megabytes) and goes in a memfd instead.
 //
 // The pair stays open as long as the sandbox lives, and the supervisor keeps
-// its privileges over the mount namespace, so that a request to mount a further
-// view needs one more kind of message and nothing else.
+// its privileges over the mount namespace, so that calls can be started and
+// further views mounted while it runs.
 
 // A kind says what a message means. The comment names its sender.
 type kind byte
@@ -44,6 +44,24 @@ const (
 	// kindContinue (caller): continue the stopped command; n is 1 when it gets
 	// the terminal back.
 	kindContinue
+	// kindCall (caller) carries the socket of call n, for the process that is
+	// started for it; see call.go.
+	kindCall
+	// kindGone (supervisor): nothing of call n is left. text says why it could
+	// not be started, with the errno in code.
+	kindGone
+	// kindMount (caller) asks for view n at the path text, read-only where code
+	// is 1. The supervisor answers with kindView, and, after kindServed, with
+	// kindMounted.
+	kindMount
+	// kindMounted (supervisor): view n stands in its place; text says why not,
+	// with the errno in code.
+	kindMounted
+	// kindFile (caller, to a call) carries the next of the call's descriptors:
+	// its set-up, standard input, output and error.
+	kindFile
+	// kindTerminal (call) carries the master of the call's terminal.
+	kindTerminal
 )
 
 // maxText bounds a message's text in bytes; longer text is cut.
@@ -69,6 +87,7 @@ type setup struct {
 	UserNamespace   bool // the supervisor's rights end at its user namespace
 	Foreground      bool // the command takes the terminal
 	TerminalOnStdio int  // the descriptor among 0, 1, 2 that is a terminal, or -1
+	Agent           bool // the command is the process that works on files
 }
 
 type viewSetup struct {
@@ -154,7 +173,7 @@ func receivedFD(oob []byte) int {
 func (c channel) close() { _ = unix.Close(c.fd) }
 
 // writeSetup puts s in a memfd, ready to be read from its start.
-func writeSetup(s *setup) (*os.File, error) {
+func writeSetup(s any) (*os.File, error) {
 	var buf bytes.Buffer
 	if err := gob.NewEncoder(&buf).Encode(s); err != nil {
 		return nil, fmt.Errorf("encode the set-up: %w", err)

@@ -177,10 +177,12 @@ func (c *Client) Replacing(ctx context.Context, r snapshots.Replacing) error {
 	return c.call(ctx, opReplacing, r, -1, nil)
 }
 
-// Prune is [snapshots.Live.Prune] in the owner, which keeps what is mounted.
-func (c *Client) Prune(ctx context.Context, p snapshots.Prune) (snapshots.Pruned, error) {
-	var out snapshots.Pruned
-	return out, c.call(ctx, opPrune, p, -1, &out)
+// AddTree adds a tree to the live session and returns its name, which is made
+// of the directory's. A session has one tree on a base: one that is there
+// already is returned.
+func (c *Client) AddTree(ctx context.Context, a AddTree) (string, error) {
+	var name string
+	return name, c.call(ctx, opAddTree, a, -1, &name)
 }
 
 // ServeFUSE hands the /dev/fuse descriptor fd of a fresh mount to the owner,

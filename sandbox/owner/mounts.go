@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/galleyfs/galley/fs"
+	"github.com/galleyfs/galley/overlay"
+	"github.com/galleyfs/galley/overlay/hostfs"
 	"github.com/galleyfs/galley/snapshots"
 )
 
@@ -31,7 +33,10 @@ func (s *server) fuse(r request, fd int) (Mount, error) {
 	dev := os.NewFile(uintptr(fd), "/dev/fuse")
 	want, err := body[FUSE](r)
 	var src fs.Source
-	if err == nil {
+	release := func() {}
+	if err == nil && want.Host != "" {
+		src, release, err = s.hostSource(want.Host)
+	} else if err == nil {
 		src, err = s.source(want)
 	}
 	if err != nil {
@@ -46,6 +51,7 @@ func (s *server) fuse(r request, fd int) (Mount, error) {
 	if s.ending {
 		s.mu.Unlock()
 		_ = dev.Close()
+		release()
 		return Mount{}, fmt.Errorf("session %s: its owner is ending: %w", s.sess.Name(), ErrNoOwner)
 	}
 	s.last++
@@ -53,19 +59,17 @@ func (s *server) fuse(r request, fd int) (Mount, error) {
 	s.mounts[m.ID] = m
 	s.mu.Unlock()
 
-	opt := fs.Options{Writeback: want.Writeback, Logger: s.log}
-	if want.Snapshot == 0 {
-		opt.Past = past{s.sess, s.live.Tree(want.Tree)}
-	}
-	m.server, err = fs.Serve(dev, src, opt)
+	m.server, err = fs.Serve(dev, src, fs.Options{Writeback: want.Writeback, Logger: s.log})
 	close(m.ready)
 	if err != nil {
 		s.unserve(m)
+		release()
 		return Mount{}, fmt.Errorf("tree %q on %s: %w", want.Tree, want.Mountpoint, err)
 	}
 	s.log.Info("serving", "mount", m.ID, "tree", want.Tree, "at", want.Mountpoint, "for", want.Description)
 	go func() {
 		m.server.Wait()
+		release()
 		s.log.Info("no longer served", "mount", m.ID)
 		s.unserve(m)
 	}()
@@ -86,6 +90,59 @@ func (s *server) source(want FUSE) (fs.Source, error) {
 		return nil, err
 	}
 	return fs.Snapshot(t, snap.Stacks[want.Tree]), nil
+}
+
+// hostSource is a directory of the host as a tree without layers. release
+// closes it when it is no longer served.
+func (s *server) hostSource(path string) (fs.Source, func(), error) {
+	bases := detachBases([]snapshots.TreeSpec{{Base: path}}, s.log)
+	defer bases.close()
+	// The engine keeps its state of a tree somewhere, also of one that is
+	// only looked at.
+	dir, err := os.MkdirTemp(s.sess.Dir(), "mount-")
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := openHost(path, dir, bases, s.sess.Store().HostID())
+	if err != nil {
+		_ = os.RemoveAll(dir)
+		return nil, nil, fmt.Errorf("directory %q: %w", path, err)
+	}
+	release := func() {
+		if err := t.Close(); err != nil {
+			s.log.Warn("close a mounted directory", "path", path, "error", err)
+		}
+		_ = os.RemoveAll(dir)
+	}
+	return fs.Live(t), release, nil
+}
+
+func openHost(path, state string, bases detached, hide overlay.HostID) (*overlay.Tree, error) {
+	if err := overlay.InitState(hostfs.OS, state, 1); err != nil {
+		return nil, err
+	}
+	base, err := bases.open(path)
+	if err != nil {
+		return nil, err
+	}
+	return overlay.Open(overlay.Config{Name: "mount", StateDir: state, Base: base, ReadOnly: true, Hide: []overlay.HostID{hide}}, overlay.Stack{})
+}
+
+// addTree adds a tree on a directory of the host to the live session.
+func (s *server) addTree(ctx context.Context, a AddTree) (string, error) {
+	s.adding.Lock()
+	defer s.adding.Unlock()
+	taken := map[string]bool{}
+	for _, t := range s.sess.Trees() {
+		if t.Base == a.Base {
+			return t.Name, nil
+		}
+		taken[t.Name] = true
+	}
+	spec := snapshots.TreeSpec{Name: snapshots.TreeName(a.Base, taken), Base: a.Base, Mount: a.Mount}
+	bases := detachBases([]snapshots.TreeSpec{spec}, s.log)
+	defer bases.close()
+	return spec.Name, s.live.AddTree(ctx, spec, snapshots.OpenOptions{OpenBase: bases.open})
 }
 
 // unserve forgets a mount that is gone.

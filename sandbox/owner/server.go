@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/snapshots"
 )
 
@@ -28,6 +27,10 @@ type server struct {
 	live  *snapshots.Live
 	log   *slog.Logger
 	since time.Time
+
+	// adding is held while a tree is added. It is taken before the session's
+	// own locks.
+	adding sync.Mutex
 
 	mu      sync.Mutex
 	clients map[*peer]struct{}
@@ -233,13 +236,12 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 			return nil, err
 		}
 		return struct{}{}, s.live.Replacing(p.ctx, b)
-	case opPrune:
-		b, err := body[snapshots.Prune](r)
+	case opAddTree:
+		a, err := body[AddTree](r)
 		if err != nil {
 			return nil, err
 		}
-		b.Keep = append(b.Keep, s.shown()...)
-		return s.live.Prune(p.ctx, b)
+		return s.addTree(p.ctx, a)
 	case opWait, opAbort:
 		m, err := body[mountBody](r)
 		if err != nil {
@@ -254,19 +256,6 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 		return struct{}{}, s.stop(p, b.Force)
 	}
 	return nil, fmt.Errorf("%q: no such operation", r.Op)
-}
-
-// shown are the snapshots that are mounted.
-func (s *server) shown() []overlay.LayerID {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []overlay.LayerID
-	for _, m := range s.mounts {
-		if m.Snapshot != 0 {
-			out = append(out, m.Snapshot)
-		}
-	}
-	return out
 }
 
 // checkIdle ends the owner when nobody needs it any more.

@@ -41,7 +41,6 @@ type Controller interface {
 	Rollback(ctx context.Context, r snapshots.Rollback) (snapshots.RolledBack, error)
 	Take(ctx context.Context, t snapshots.Take) (snapshots.Taken, error)
 	Replacing(ctx context.Context, r snapshots.Replacing) error
-	Prune(ctx context.Context, p snapshots.Prune) (snapshots.Pruned, error)
 	// Close releases the lease or the lock.
 	Close() error
 }
@@ -55,6 +54,9 @@ var (
 type FUSE struct {
 	// Tree is the name of the tree to show.
 	Tree string `json:"tree"`
+	// Host shows a directory of the host instead, read-only. It is no tree of
+	// the session, and is forgotten when it is unmounted.
+	Host string `json:"host,omitempty"`
 	// Snapshot shows that snapshot, read-only; 0 is the live view.
 	Snapshot overlay.LayerID `json:"snapshot,omitempty"`
 	// Writeback lets the kernel collect writes; see fs.Options.
@@ -69,6 +71,14 @@ type FUSE struct {
 	Private bool `json:"private,omitempty"`
 	// Description is shown in lists: the command it was made for.
 	Description string `json:"description,omitempty"`
+}
+
+// AddTree asks the owner to add a tree to the live session.
+type AddTree struct {
+	// Base is the directory of the host below it.
+	Base string `json:"base"`
+	// Mount is where it stands.
+	Mount string `json:"mount"`
 }
 
 // Mount is a FUSE connection that an owner serves.

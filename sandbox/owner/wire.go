@@ -26,7 +26,7 @@ import (
 // the number tells which response belongs to which.
 
 // protocol is raised by every change that the other side would misunderstand.
-const protocol = 2
+const protocol = 3
 
 // maxFrame bounds a frame, in bytes. The largest are lists of committed paths:
 // this is room for some 500,000 of them.
@@ -44,8 +44,8 @@ const (
 	opDiscard   op = "discard"
 	opRollback  op = "rollback"
 	opTake      op = "take"
+	opAddTree   op = "add-tree"
 	opReplacing op = "replacing"
-	opPrune     op = "prune"
 	opWait      op = "wait-unmount"
 	opAbort     op = "abort"
 	opStop      op = "stop"

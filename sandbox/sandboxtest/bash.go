@@ -218,14 +218,22 @@ func outputCases(*suite) []testCase {
 			}
 		}},
 		{"stream", func(c *tc) {
-			var got strings.Builder
-			r, err := c.sb.Bash(c.ctx, sandbox.BashRequest{Command: "for i in 1 2 3; do echo $i; done; echo e >&2", OnOutput: func(o sandbox.Output) {
-				fmt.Fprintf(&got, "%d%s", o.Stream, o.Data)
-			}})
+			var got [3]string
+			r, err := c.sb.Bash(c.ctx, sandbox.BashRequest{
+				Command: "for i in 1 2 3; do echo $i; done; echo e >&2", Separate: true,
+				OnOutput: func(o sandbox.Output) { got[o.Stream] += string(o.Data) },
+			})
 			c.ok(err)
-			all := strings.NewReplacer("1\n", "", "2\n", "", "3\n", "").Replace(got.String())
-			if !strings.Contains(got.String(), "2e\n") || string(r.Output) != "1\n2\n3\ne\n" || strings.Contains(all, "x") {
-				c.Errorf("%q, result %q", got.String(), r.Output)
+			if got[sandbox.Stdout] != "1\n2\n3\n" || got[sandbox.Stderr] != "e\n" || string(r.Stdout) != got[1] || string(r.Stderr) != got[2] {
+				c.Errorf("%q, result %+v", got, r)
+			}
+		}},
+		{"stream of both", func(c *tc) {
+			var got string
+			_, err := c.sb.Bash(c.ctx, sandbox.BashRequest{Command: "echo a; echo b >&2; echo c", OnOutput: func(o sandbox.Output) { got += string(o.Data) }})
+			c.ok(err)
+			if got != "a\nb\nc\n" {
+				c.Errorf("%q", got)
 			}
 		}},
 		{"stream while it runs", func(c *tc) {

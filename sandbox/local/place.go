@@ -1,0 +1,134 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"path"
+
+	"golang.org/x/sys/unix"
+)
+
+// firstAdded numbers the overlays that add directories to a running sandbox, so
+// that they are told from those of its building.
+const firstAdded = 1 << 16
+
+// pendingMount is a view that is mounted and waits for being served.
+type pendingMount struct {
+	fd   int
+	path string
+}
+
+// beginMount mounts a further view, which finishMount puts in its place once
+// it is served.
+func (s *supervisor) beginMount(m message) {
+	fd, err := s.mountFUSE(viewSetup{
+		Path: m.text, Source: "galley", Subtype: "galley", ReadOnly: m.code == 1, MaxRead: defaultMaxRead,
+	}, m.n)
+	if err != nil {
+		s.sayMounted(m.n, err)
+		return
+	}
+	s.mu.Lock()
+	s.pending[m.n] = pendingMount{fd, m.text}
+	s.mu.Unlock()
+}
+
+func (s *supervisor) finishMount(n int32) {
+	s.mu.Lock()
+	p, ok := s.pending[n]
+	delete(s.pending, n)
+	s.mu.Unlock()
+	if !ok {
+		return
+	}
+	s.placing.Lock()
+	defer s.placing.Unlock()
+	s.sayMounted(n, s.placeLive(p))
+}
+
+func (s *supervisor) sayMounted(n int32, err error) {
+	m := message{kind: kindMounted, n: n}
+	if err != nil {
+		m.text = err.Error()
+		m.code = int32(unix.EIO)
+		var errno unix.Errno
+		if errors.As(err, &errno) {
+			m.code = int32(errno)
+		}
+	}
+	_ = s.channel.send(m, -1)
+}
+
+// placeLive puts a view in its place in the running sandbox.
+func (s *supervisor) placeLive(p pendingMount) error {
+	target, err := s.placeFor(p.path)
+	if err != nil {
+		_ = unix.Close(p.fd)
+		return err
+	}
+	if err := place(p.fd, target); err != nil {
+		return fmt.Errorf("mount at %s: %w", p.path, err)
+	}
+	return nil
+}
+
+// placeFor opens the directory that a view is to stand on, and makes it where
+// it is missing: in a file system that can be written to as it is, at the top
+// in the root's own, and elsewhere by showing the nearest directory that there
+// is through an overlay which adds it.
+func (s *supervisor) placeFor(p string) (int, error) {
+	top, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(top)
+	now := root{top}
+	target, err := now.makeDir(p)
+	if errors.Is(err, unix.EROFS) {
+		if err = s.addPlace(now, p); err == nil {
+			target, err = now.lookup(p)
+		}
+	}
+	if err != nil {
+		return -1, err
+	}
+	var st unix.Statx_t
+	err = unix.Statx(target, "", unix.AT_EMPTY_PATH|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
+	switch {
+	case err != nil:
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
+		err = fmt.Errorf("%s is not a directory: %w", p, unix.ENOTDIR)
+	case st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0:
+		err = fmt.Errorf("something is mounted at %s already: %w", p, unix.EEXIST)
+	}
+	if err != nil {
+		_ = unix.Close(target)
+		return -1, err
+	}
+	return target, nil
+}
+
+// addPlace makes the directory p where the file system there is read-only.
+func (s *supervisor) addPlace(now root, p string) error {
+	parent := path.Dir(p)
+	for ; parent != "/"; parent = path.Dir(parent) {
+		fd, err := now.lookup(parent)
+		if err == nil {
+			_ = unix.Close(fd)
+			break
+		}
+		if !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	if parent == "/" {
+		fd, err := s.builder.bare.makeDir(p)
+		if err == nil {
+			_ = unix.Close(fd)
+		}
+		return err
+	}
+	b := &builder{setup: s.setup, stage: s.builder.stage, root: now}
+	s.added++
+	return b.addDirs(firstAdded+s.added, parent, []string{p})
+}
