@@ -126,9 +126,8 @@ func runMount(ctx context.Context, e *env, st *snapshots.Store, m mountRequest) 
 	if err != nil {
 		return err
 	}
-	if _, inside := below(m.dir, tree.Base); inside {
-		return withHint(fmt.Errorf("mount point %q is the base of tree %s, or above it: the view would hide its own base", m.dir, tree.Name),
-			"choose a directory elsewhere; galley run shows the view at the base's own path")
+	if err := notOverBase(m.dir, tree.Base); err != nil {
+		return err
 	}
 	f := owner.FUSE{Tree: tree.Name, ReadOnly: m.options.ReadOnly, Writeback: m.options.Writeback, Mountpoint: m.dir, Description: "galley mount"}
 	if m.snapshot != "" {
@@ -148,6 +147,15 @@ func runMount(ctx context.Context, e *env, st *snapshots.Store, m mountRequest) 
 	}
 	fmt.Fprintf(e.stderr, "galley: session %s is at %s; galley unmount %s takes it down\n", safeLine(sess.Name()), safePath(m.dir), safePath(m.dir))
 	return nil
+}
+
+// notOverBase refuses a mount point that would cover the base.
+func notOverBase(dir, base string) error {
+	if _, inside := below(dir, base); !inside {
+		return nil
+	}
+	return withHint(fmt.Errorf("mount point %q is the base %q, or above it: the view would hide its own base", dir, base),
+		"choose a directory elsewhere; galley run shows the view at the base's own path")
 }
 
 // serveMount mounts and hands the connection to the owner. A mount that nobody
@@ -217,6 +225,13 @@ func (e *env) mountSession(ctx context.Context, st *snapshots.Store, m mountRequ
 			return nil, fmt.Errorf("find the current directory: %w", err)
 		}
 		base = projectDir(dir)
+	}
+	if real, err := filepath.EvalSymlinks(base); err == nil {
+		if abs, err := filepath.Abs(real); err == nil {
+			if err := notOverBase(m.dir, abs); err != nil {
+				return nil, err // before a session is made for it
+			}
+		}
 	}
 	sess, err = st.Create(ctx, snapshots.Spec{Name: m.session, Base: base})
 	if err != nil {
