@@ -1,6 +1,7 @@
 package commit
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -93,6 +94,9 @@ func Pending(fs hostfs.FS, commitsDir string) ([]PendingCommit, error) {
 	var out []PendingCommit
 	for _, name := range names {
 		dir := filepath.Join(commitsDir, name)
+		if isSettled(fs, fd, name) {
+			continue
+		}
 		rec, _, err := readCommit(fs, dir)
 		if errors.Is(err, ErrNoCommit) {
 			continue
@@ -107,6 +111,29 @@ func Pending(fs hostfs.FS, commitsDir string) ([]PendingCommit, error) {
 		out = append(out, rec.pending(dir))
 	}
 	return out, nil
+}
+
+// isSettled reports whether the journal of the commit dir ends with the frame
+// that settles it. Most do, and each has several hundred bytes for each of its
+// changes that need not be read for it. (No other frame ends that way: JSON
+// holds no zero bytes.)
+func isSettled(fs hostfs.FS, commits int, dir string) bool {
+	tail, err := appendFrame(nil, frameSettled, nil)
+	if err != nil {
+		return false
+	}
+	file, err := fs.Open(commits, dir+"/"+journalName, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return false
+	}
+	defer fs.Close(file)
+	var st unix.Statx_t
+	if fs.Stat(file, "", &st) != nil || st.Size < uint64(journalHeader+len(tail)) {
+		return false
+	}
+	got := make([]byte, len(tail))
+	n, err := fs.Pread(file, got, int64(st.Size)-int64(len(tail)))
+	return err == nil && n == len(tail) && bytes.Equal(got, tail)
 }
 
 func (r *record) pending(dir string) PendingCommit {
