@@ -312,9 +312,12 @@ func (q *uqueue) serve() error {
 	}
 }
 
-// gone is nil for the errors with which entries end when a mount does.
+// gone is nil for the errors with which entries end when a mount does, and for
+// the one that says that the kernel, asked again, does not offer this: it then
+// sends everything through /dev/fuse.
 func gone(err unix.Errno) error {
-	if err == unix.ENOTCONN || err == unix.ECANCELED || err == unix.ECONNABORTED || err == unix.ENODEV {
+	switch err {
+	case unix.ENOTCONN, unix.ECANCELED, unix.ECONNABORTED, unix.ENODEV, unix.EOPNOTSUPP:
 		return nil
 	}
 	return err

@@ -172,6 +172,9 @@ func serveMount(ctx context.Context, client *owner.Client, f owner.FUSE, m mount
 		}
 		return fmt.Errorf("serve %q: %w", m.dir, err)
 	}
+	// Were the owner to end now, nothing would be answered as long as this
+	// process holds the connection.
+	_ = dev.Close()
 	// The mount works whether or not this finds a file to open.
 	_ = fs.Prime(m.dir)
 	return nil

@@ -109,6 +109,8 @@ func (b *bench) mount(t *target) {
 	for {
 		if isMounted(t.dir) {
 			t.up = true
+			// Answered once the server is at work.
+			t.err = b.must(t.who, "/", "stat "+t.dir)
 			return
 		}
 		select {
