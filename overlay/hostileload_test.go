@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +18,7 @@ func twoNames() []byte {
 	const a, b = firstOwnIno, firstOwnIno + 1
 	var e encoder
 	e.header(1, "user.overlay.")
+	e.node(&nodeFrame{ino: rootID, typ: unix.S_IFDIR})
 	e.node(&nodeFrame{ino: a, typ: unix.S_IFDIR, parent: rootID, name: "a"})
 	e.node(&nodeFrame{ino: b, typ: unix.S_IFDIR, parent: a, name: "b"})
 	e.entry(rootID, "a", a)
@@ -31,6 +33,7 @@ func circle() []byte {
 	const a, b = firstOwnIno, firstOwnIno + 1
 	var e encoder
 	e.header(1, "user.overlay.")
+	e.node(&nodeFrame{ino: rootID, typ: unix.S_IFDIR})
 	e.node(&nodeFrame{ino: a, typ: unix.S_IFDIR, parent: rootID, name: "a", born: true, base: "d/e"})
 	e.node(&nodeFrame{ino: b, typ: unix.S_IFDIR, parent: a, name: "b", born: true, base: "d"})
 	e.entry(rootID, "a", a)
@@ -138,7 +141,7 @@ func TestRecordsWithoutAnEnd(t *testing.T) {
 	f := tr.Attach(nil)
 	defer closeTree(t, tr, f)
 	err = f.Delta(func(Entry) error { return nil })
-	if !errors.Is(err, ErrCorrupt) {
+	if !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "second name") {
 		t.Errorf("delta: %v, want %v", err, ErrCorrupt)
 	}
 }
@@ -157,6 +160,9 @@ func rootedAs(t *testing.T, dir string, record []byte) []byte {
 			e.header(1, "user.overlay.")
 		case frameNode:
 			n := d.node()
+			if n.ino == rootID {
+				n.ino = st.Ino
+			}
 			if n.parent == rootID {
 				n.parent = st.Ino
 			}
