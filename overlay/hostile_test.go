@@ -209,6 +209,22 @@ func hostileEntry(layer, line string) {
 	}
 }
 
+// marked sets one of the marks of layers, in whichever namespace this user has.
+func marked(name, mark, value string) func(string) error {
+	return func(state string) error {
+		for _, ns := range []string{"trusted.", "user."} {
+			err := unix.Lsetxattr(filepath.Join(state, "layers/1/tree", name), ns+"overlay."+mark, []byte(value), 0)
+			if err == unix.EPERM {
+				continue // a device takes none of an ordinary user's
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
 // TestTamperedState: what a person may do to a state directory by hand gets an
 // error that names the place, or a view that still keeps to its tree.
 func TestTamperedState(t *testing.T) {
@@ -252,7 +268,14 @@ func TestTamperedState(t *testing.T) {
 		"a file became a link out": {func(s string) error {
 			return errors.Join(os.Remove(s+"/layers/1/tree/d/b"), os.Symlink("../../../../../outside/secret", s+"/layers/1/tree/d/b"))
 		}, nil, ""},
-		"a payload is gone": {func(s string) error { return os.Remove(s + "/layers/1/tree/d/b") }, nil, ""},
+		"a payload is gone":      {func(s string) error { return os.Remove(s + "/layers/1/tree/d/b") }, nil, ""},
+		"the record is empty":    {func(s string) error { return os.Truncate(s+"/layers/1/record", 0) }, ErrCorrupt, "layer 1"},
+		"the record is endless":  {func(s string) error { return os.Truncate(s+"/layers/1/record", 5<<30) }, unix.EFBIG, "layer 1"},
+		"a redirect leads up":    {marked("d", "redirect", "../../outside"), nil, ""},
+		"a redirect is absolute": {marked("d", "redirect", "/../outside"), nil, ""},
+		"a redirect is huge":     {marked("d", "redirect", "/"+strings.Repeat("x/", 700)), nil, ""},
+		"a whiteout is marked":   {marked("a", "whiteout", "y"), nil, ""},
+		"a copy has no content":  {marked("d/b", "metacopy", ""), nil, ""},
 	} {
 		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
 			dir := hostileDir(t)
@@ -283,6 +306,63 @@ func TestTamperedState(t *testing.T) {
 			}
 			if c.want == nil || !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("error %v; want %v, naming %q", err, c.want, c.says)
+			}
+		})
+	}
+}
+
+// TestTamperedActiveLayer: a layer that was not closed is compared with its
+// tree. What somebody put there meanwhile is taken as it is, or is an error.
+func TestTamperedActiveLayer(t *testing.T) {
+	tree := func(s string) string { return filepath.Join(s, "layers/1/tree") }
+	for name, c := range map[string]struct {
+		tamper func(state string) error
+		want   error
+	}{
+		"redirect up":       {marked("new", "redirect", "../outside"), ErrCorrupt},
+		"redirect absolute": {marked("new", "redirect", "/../../outside"), ErrCorrupt},
+		"redirect huge":     {marked("new", "redirect", "/"+strings.Repeat("x/", 700)), nil},
+		"redirect empty":    {marked("new", "redirect", ""), nil},
+		"metacopy of none":  {marked("own", "metacopy", ""), ErrCorrupt},
+		"opaque nonsense":   {marked("new", "opaque", strings.Repeat("z", 1000)), nil},
+		"link for a directory": {func(s string) error {
+			return errors.Join(os.RemoveAll(tree(s)+"/d"), os.Symlink("../../../../outside", tree(s)+"/d"))
+		}, nil},
+		"link for a file": {func(s string) error {
+			return errors.Join(os.Remove(tree(s)+"/d/b"), os.Symlink("../../../../../outside/secret", tree(s)+"/d/b"))
+		}, nil},
+		"link for the tree": {func(s string) error {
+			return errors.Join(os.RemoveAll(tree(s)), os.Symlink("../../../outside", tree(s)))
+		}, ErrCorrupt},
+		"pipe for a file": {func(s string) error {
+			return errors.Join(os.Remove(tree(s)+"/d/b"), unix.Mkfifo(tree(s)+"/d/b", 0o644))
+		}, nil},
+		"nothing left":    {func(s string) error { return errors.Join(os.RemoveAll(tree(s)), os.Mkdir(tree(s), 0o755)) }, nil},
+		"link in scratch": {func(s string) error { return os.Symlink("../../outside", s+"/scratch/t1") }, nil},
+	} {
+		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
+			dir := hostileDir(t)
+			state := filepath.Join(dir, "state")
+			must(t, InitState(nil, state, 1))
+			tr, err := openHostile(t, dir, Stack{Active: 1})
+			must(t, err)
+			f := tr.Attach(nil)
+			n, _ := walk(t, f, "d/b")
+			_, err = f.Write(n, []byte("TWO"), 0)
+			must(t, err)
+			f.Forget(n, 1)
+			closeTree(t, tr, f)
+			must(t, os.Mkdir(tree(state)+"/new", 0o755))
+			must(t, os.WriteFile(tree(state)+"/own", []byte("o"), 0o644))
+			must(t, os.WriteFile(state+"/dirty", nil, 0o600))
+			must(t, c.tamper(state))
+			tr, err = openHostile(t, dir, Stack{Active: 1})
+			if !errors.Is(err, c.want) {
+				t.Errorf("open: %v, want %v", err, c.want)
+			}
+			if err == nil {
+				exercise(t, tr, dir)
+				must(t, tr.Close())
 			}
 		})
 	}

@@ -140,7 +140,7 @@ func (t *Tree) Dirty() bool {
 }
 
 // InitState lays out the state of a new tree in the existing, empty directory
-// dir, with an empty active layer.
+// dir, with an empty active layer. With an error dir is empty again.
 func InitState(fs hostfs.FS, dir string, active LayerID) error {
 	if fs == nil {
 		fs = hostfs.OS
@@ -150,19 +150,41 @@ func InitState(fs hostfs.FS, dir string, active LayerID) error {
 		return fmt.Errorf("state directory %q: %w", dir, err)
 	}
 	defer unix.Close(fd)
+	if err := initState(fs, fd, active); err != nil {
+		return fmt.Errorf("state directory %q: %w", dir, err)
+	}
+	return nil
+}
+
+func initState(fs hostfs.FS, fd int, active LayerID) (err error) {
+	var made []string
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, name := range made {
+			_ = hostfs.RemoveAll(fs, fd, name)
+		}
+	}()
 	for _, name := range [...]string{"layers", "scratch"} {
-		if err := fs.Mkdir(fd, name, 0o700); err != nil && err != unix.EEXIST {
-			return fmt.Errorf("state directory %q: make %s: %w", dir, name, err)
+		err := fs.Mkdir(fd, name, 0o700)
+		if err == nil {
+			made = append(made, name)
+		} else if err != unix.EEXIST {
+			return fmt.Errorf("make %s: %w", name, err)
 		}
 	}
 	layers, err := fs.Open(fd, "layers", unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
-		return fmt.Errorf("state directory %q: %w", dir, err)
+		return err
 	}
 	defer fs.Close(layers)
 	prefix, err := probePrefix(fs, fd)
+	if err == unix.ENOSPC || err == unix.EDQUOT {
+		return err
+	}
 	if err != nil {
-		return fmt.Errorf("state directory %q: its file system takes no extended attributes (%w); put GALLEY_HOME on one that does, such as ext4, xfs, btrfs or tmpfs", dir, err)
+		return fmt.Errorf("its file system takes no extended attributes (%w); put GALLEY_HOME on one that does, such as ext4, xfs, btrfs or tmpfs", err)
 	}
 	return makeLayer(fs, layers, active, prefix)
 }
