@@ -3,6 +3,7 @@ package fs
 import (
 	"math"
 	"sync"
+	"time"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -133,8 +134,9 @@ func (r *rawFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryLi
 	return fuse.OK
 }
 
-// ReadDirPlus is ReadDir with a LOOKUP of every entry; "." and ".." and what
-// cannot be looked up have node id 0, and the kernel learns nothing of them.
+// ReadDirPlus is ReadDir with a LOOKUP of every entry; ".", "..", what
+// cannot be looked up and what the kernel knows already have node id 0, and it
+// learns nothing of them.
 func (r *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	r.stats.count(opReaddirplus)
 	n, st := r.dir(in)
@@ -153,8 +155,9 @@ func (r *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 		return status(err)
 	}
 	defer b.free()
+	valid, _ := r.face.Timeouts(n)
 	for _, e := range b.list {
-		if !r.plus(n, e, out) {
+		if !r.plus(n, e, valid, out) {
 			break
 		}
 	}
@@ -163,7 +166,13 @@ func (r *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 
 // plus adds one entry and reports false when the answer is full. An entry that
 // has gone since it was listed is left out.
-func (r *rawFS) plus(dir *overlay.Node, e overlay.DirEntry, out *fuse.DirEntryList) bool {
+func (r *rawFS) plus(dir *overlay.Node, e overlay.DirEntry, valid time.Duration, out *fuse.DirEntryList) bool {
+	if e.Node != nil && valid > time.Second && r.nodes.get(e.Node.ID()) != nil {
+		// The kernel keeps what it was told before. A program that looks at
+		// each file and lists afterwards, as git does, is spared a second
+		// stat of them all.
+		return out.AddDirLookupEntry(wireEntry(e)) != nil
+	}
 	n, a, err := r.face.Lookup(dir, e.Name)
 	if status(err) == fuse.ENOENT {
 		return true

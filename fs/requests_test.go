@@ -259,3 +259,39 @@ func TestPrime(t *testing.T) {
 		t.Errorf("a file created after Prime: %d RELEASE, want 0", got)
 	}
 }
+
+// TestListingAfterLookups: what the kernel was told of by name is not looked
+// up again to list it, and both ways of learning it agree.
+func TestListingAfterLookups(t *testing.T) {
+	s := mount(t, serveConfig{})
+	asked := func(f func()) uint64 {
+		before := s.do(command{Op: "stats"}).Base
+		f()
+		return s.do(command{Op: "stats"}).Base - before
+	}
+	names := []string{"a.txt", "b.txt", "dir"}
+	before := make(map[string]os.FileInfo)
+	for _, name := range names[:2] {
+		info, err := os.Lstat(s.path(name))
+		must(t, err)
+		before[name] = info
+	}
+	var entries []os.DirEntry
+	if n := asked(func() {
+		var err error
+		entries, err = os.ReadDir(s.Dir)
+		must(t, err)
+	}); n != 1 {
+		t.Errorf("the listing asked the base %d times, want once, for dir", n)
+	}
+	if len(entries) != len(names) {
+		t.Fatalf("listed %v, want %v", entries, names)
+	}
+	for i, e := range entries {
+		info, err := e.Info()
+		must(t, err)
+		if e.Name() != names[i] || e.IsDir() != info.IsDir() || before[e.Name()] != nil && !os.SameFile(before[e.Name()], info) {
+			t.Errorf("entry %v, then %v", e, info)
+		}
+	}
+}

@@ -43,7 +43,8 @@ type reply struct {
 	Err   string
 	Stats map[string]uint64
 	Known int
-	Rings bool // over io_uring
+	Rings bool   // over io_uring
+	Base  uint64 // lookups that asked the base
 	Data  []byte
 	Stack overlay.Stack
 	Attr  overlay.Attr
@@ -103,7 +104,7 @@ func serveHelper() error {
 func obey(c command, srv *Server, tree *overlay.Tree, f *overlay.Face) (reply, error) {
 	switch c.Op {
 	case "stats":
-		return reply{Stats: srv.Stats(), Known: srv.Known(), Rings: srv.OverIOURing()}, nil
+		return reply{Stats: srv.Stats(), Known: srv.Known(), Rings: srv.OverIOURing(), Base: tree.Stats().BaseCalls}, nil
 	case "stack":
 		return reply{Stack: tree.Stack()}, nil
 	case "close":

@@ -21,6 +21,9 @@ type DirEntry struct {
 	// and so means the same in every listing of the directory, whatever was
 	// added or removed meanwhile.
 	Cookie uint64
+	// Node is the entry's node if it was looked up under this name and is
+	// still in use, by this face or another; it comes without a reference.
+	Node *Node
 }
 
 // fnvOffset and fnvPrime are the parameters of the 64-bit FNV-1a hash.
@@ -149,7 +152,7 @@ func (t *Tree) list(n *Node, v *view) ([]DirEntry, error) {
 		if e == nil || e.node == nil || t.hidden(v, e.node) {
 			continue
 		}
-		out = append(out, DirEntry{Name: name, Ino: e.node.ino, Type: e.node.typ, Cookie: cookieOf(name)})
+		out = append(out, DirEntry{Name: name, Ino: e.node.ino, Type: e.node.typ, Cookie: cookieOf(name), Node: e.node})
 	}
 	if t.mergesBase(v, n) {
 		base, err := t.listBase(n, v)
@@ -233,13 +236,17 @@ func (t *Tree) baseDirent(n *Node, dirFD int, dev uint64, d hostfs.Dirent) (DirE
 		}
 		typ, id = uint32(st.Mode)&unix.S_IFMT, hostID(&st)
 	}
+	e := DirEntry{Name: d.Name, Type: typ, Cookie: cookieOf(d.Name)}
 	t.liveMu.Lock()
-	ino := t.baseIno(id)
+	defer t.liveMu.Unlock()
+	e.Ino = t.baseIno(id)
 	if known := t.byBase[id]; known != nil && known.typ == typ {
-		ino = known.ino
+		e.Ino = known.ino
+		if known.bparent == n && known.bname == d.Name {
+			e.Node = known
+		}
 	}
-	t.liveMu.Unlock()
-	return DirEntry{Name: d.Name, Ino: ino, Type: typ, Cookie: cookieOf(d.Name)}, true, nil
+	return e, true, nil
 }
 
 // empty reports whether directory n shows no entry in view v. What rules hide
