@@ -106,7 +106,7 @@ func fillAttr(out *fuse.Attr, a *overlay.Attr) {
 func (r *rawFS) entry(out *fuse.EntryOut, parent, n *overlay.Node, a *overlay.Attr, refs uint64) {
 	entryValid, _ := r.face.Timeouts(parent)
 	_, attrValid := r.face.Timeouts(n)
-	out.NodeId = r.nodes.add(n, refs)
+	out.NodeId, out.Generation = r.nodes.add(n, refs), n.Generation()
 	out.SetEntryTimeout(entryValid)
 	out.SetAttrTimeout(attrValid)
 	fillAttr(&out.Attr, a)

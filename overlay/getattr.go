@@ -226,6 +226,13 @@ func (n *Node) untouched(v *view) bool {
 	return x == nil || x.onlyCounts() && contentVer(n, v) == nil
 }
 
+// nameless reports whether n lost its last name in v, and is not kept for
+// others that the base may have.
+func (n *Node) nameless(v *view) bool {
+	x := n.verIn(v)
+	return x != nil && x.flags&verGone != 0 && (x.flags&verOrphan == 0 || x.nlink == 0)
+}
+
 func (t *Tree) readlink(n *Node, x *nodeVer) (string, error) {
 	if x != nil {
 		fd, name, err := t.payloadAt(n, x)

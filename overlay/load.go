@@ -340,9 +340,7 @@ func (ld *loader) finish() error {
 		if err := ld.place(n, p, dirs); err != nil {
 			return err
 		}
-		if x := n.verIn(t.view); x == nil || x.flags&verGone == 0 {
-			t.byBase[n.bid] = n
-		}
+		t.leadTo(n)
 	}
 	if ld.max >= t.nextIno {
 		t.nextIno = ld.max + 1

@@ -105,9 +105,10 @@ func (t *Tree) baseNode(v *view, dir *Node, name string, st *unix.Statx_t, excl 
 	if n != nil && !n.sameBase(st) {
 		n = t.replaced(n)
 	}
-	if n != nil && n.typ == unix.S_IFDIR && n.ver != nil && (n.bparent != dir || n.bname != name) {
-		// The host moved a directory that layers refer to by its old place.
-		// What stands here now is another directory for the session.
+	if n != nil && (n.typ == unix.S_IFDIR && n.ver != nil && (n.bparent != dir || n.bname != name) || n.nameless(v)) {
+		// The host moved a directory that layers refer to by its old place, or
+		// this is a name that was not met before a file lost those that were.
+		// What stands here now is another object for the session.
 		n = t.byBase[HostID{Dev: id.Dev, Ino: id.Ino | 1<<63}]
 		if n == nil {
 			n = t.newBaseNode(dir, name, st, true)

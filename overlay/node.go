@@ -40,12 +40,20 @@ type Node struct {
 	linkable bool          // made without a name, and may be given one
 	stamp    atomic.Uint64 // of the base's content when last reported to a face
 	watch    atomic.Int32  // watchState of a base directory
-	whole    bool          // has a version that is verWhole
-	alias    bool          // met in the base under an identity that another node holds
+	// removals counts how often this directory was removed: a switch of layers
+	// may bring it back.
+	removals atomic.Uint32
+	whole    bool // has a version that is verWhole
+	alias    bool // met in the base under an identity that another node holds
 }
 
 // ID is the node's identity in this process, never reused. The root has 1.
 func (n *Node) ID() uint64 { return n.id }
+
+// Generation tells a directory that came back, with a switch of layers, after
+// it was removed from what it was before: a kernel never lets a directory live
+// again.
+func (n *Node) Generation() uint64 { return uint64(n.removals.Load()) }
 
 // Type is the node's type, as S_IFMT bits.
 func (n *Node) Type() uint32 { return n.typ }

@@ -280,6 +280,7 @@ func (t *Tree) goneDir(n *Node) {
 		t.fds.drop(x, nil)
 	}
 	_, indexed := t.all[n]
+	n.removals.Add(1)
 	n.setVer(&nodeVer{layer: t.view.active, flags: verGone | verGhost})
 	t.noteGone(n, indexed)
 }

@@ -144,13 +144,21 @@ func (t *Tree) remapBase() {
 	t.liveMu.Lock()
 	defer t.liveMu.Unlock()
 	for n := range t.all {
-		if !n.hasBase {
-			continue
-		}
-		if x := n.verIn(t.view); x == nil || x.flags&verGone == 0 {
-			t.byBase[n.baseKey()] = n
+		if n.hasBase {
+			t.leadTo(n)
 		}
 	}
+}
+
+// leadTo makes n's object of the base lead to it, unless n has no name in the
+// live view and another node is found by that object.
+//
+// Preconditions: liveMu is held, or nobody else knows t.
+func (t *Tree) leadTo(n *Node) {
+	if n.nameless(t.view) && t.byBase[n.baseKey()] != nil {
+		return
+	}
+	t.byBase[n.baseKey()] = n
 }
 
 // differences is what faces must forget when the live view was old.

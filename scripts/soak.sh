@@ -1,6 +1,7 @@
 #!/bin/bash
-# The long tests: the random model tests again and again, with other seeds,
-# for SOAK (a number of seconds, default 3600).
+# The long tests: the random tests again and again, the programs of the model
+# test with seeds that nobody has seen yet, for SOAK (a number of seconds,
+# default 3600). A failure prints the seed and the shortest program that fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -12,6 +13,7 @@ round=0
 while [ "$SECONDS" -lt "$end" ]; do
 	round=$((round + 1))
 	say "round $round"
-	go test -count=1 -timeout=2h -run='Model|Random' ./overlay/... ./fs/... ./integration/...
+	GALLEY_MODEL_SEEDS=new go test -count=1 -timeout=2h -v -run='Model|Random|AgainstDirectory' \
+		./overlay/... ./fs/... ./review/... ./integration/model
 done
 say "$round rounds, no failure"

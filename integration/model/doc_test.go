@@ -7,6 +7,7 @@ package model
 import (
 	"crypto/rand"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"os"
 	"strconv"
@@ -50,15 +51,26 @@ func scale(t testing.TB, count int) int {
 	return count
 }
 
-// seeds are n fixed ones and one that nobody has seen yet.
+// filtered is the -run pattern, with which a part of the programs is left out.
+func filtered() string { return flag.Lookup("test.run").Value.String() }
+
+// seeds are n fixed ones and one that nobody has seen yet; with
+// GALLEY_MODEL_SEEDS=new, all are such.
 func seeds(n int) []uint64 {
+	fresh := func() uint64 {
+		var b [4]byte
+		_, _ = rand.Read(b[:])
+		return uint64(binary.NativeEndian.Uint32(b[:]))
+	}
 	var out []uint64
 	for i := range n {
-		out = append(out, uint64(i))
+		seed := uint64(i)
+		if os.Getenv("GALLEY_MODEL_SEEDS") == "new" {
+			seed = fresh()
+		}
+		out = append(out, seed)
 	}
-	var b [4]byte
-	_, _ = rand.Read(b[:])
-	return append(out, uint64(binary.NativeEndian.Uint32(b[:])))
+	return append(out, fresh())
 }
 
 // program gives out operations one by one.
@@ -87,11 +99,19 @@ func limited(count int, next func() overlaytest.Op) program {
 // report fails the test with the shortest program that shows the failure.
 func report(t *testing.T, what string, ops []overlaytest.Op, err error, again func([]overlaytest.Op) error) {
 	t.Helper()
-	small := overlaytest.Shrink(ops, 30*time.Second, func(ops []overlaytest.Op) bool { return again(ops) != nil })
+	small := overlaytest.Shrink(ops, shrinkTime(), func(ops []overlaytest.Op) bool { return again(ops) != nil })
 	if e := again(small); e != nil {
 		err = e
 	}
 	t.Fatalf("%s: %v\nafter (%d of %d operations):\n%s", what, err, len(small), len(ops), overlaytest.Format(small))
+}
+
+// shrinkTime is how long the shortest program that fails is looked for.
+func shrinkTime() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("GALLEY_MODEL_SHRINK")); err == nil {
+		return d
+	}
+	return 30 * time.Second
 }
 
 // fastDir is a directory in memory where there is one: the programs are about

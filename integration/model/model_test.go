@@ -15,8 +15,16 @@ func TestModel(t *testing.T) {
 	needRoot(t)
 	done := 0
 	t.Run("in process", func(t *testing.T) { done += inProcess(t) })
+	t.Run("on a mount", func(t *testing.T) { done += onAMount(t) })
+	t.Run("kernel overlayfs", func(t *testing.T) { done += onKernel(t) })
 	t.Logf("%d operations", done)
+	if full := scale(t, fullCount); done < full && !t.Failed() && filtered() == "" {
+		t.Errorf("%d operations, want %d", done, full)
+	}
 }
+
+// kernelEvery is how many seals lie between two comparisons with the kernel.
+const kernelEvery = 8
 
 // inProcess runs programs on a tree in process: two faces, six handles, and
 // between the operations seals, rollbacks, views of snapshots, flattening,
@@ -24,7 +32,7 @@ func TestModel(t *testing.T) {
 func inProcess(t *testing.T) (done int) {
 	for i, seed := range seeds(7) {
 		cfg := overlay.Config{UserXattr: i%4 == 3, MaxFDs: []int{0, 16}[i%2]}
-		count := scale(t, 100_000)
+		count := scale(t, 80_000)
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			dir := fastDir(t)
 			ops, err := runSession(dir, cfg, seed, func(s *overlaytest.Session) program {
@@ -59,6 +67,7 @@ func runSession(dir string, cfg overlay.Config, seed uint64, programOf func(*ove
 			err = cerr
 		}
 	}()
+	seals := 0
 	for next := programOf(s); ; {
 		o, ok := next()
 		if !ok {
@@ -67,6 +76,14 @@ func runSession(dir string, cfg overlay.Config, seed uint64, programOf func(*ove
 		ops = append(ops, o)
 		if err := s.Step(o); err != nil {
 			return ops, err
+		}
+		if o.Kind != overlaytest.OpSeal {
+			continue
+		}
+		if seals++; seals%kernelEvery == 0 || len(ops) < 1000 {
+			if err := sameInKernel(dir, s); err != nil {
+				return ops, fmt.Errorf("in the kernel's overlayfs: %w", err)
+			}
 		}
 	}
 }

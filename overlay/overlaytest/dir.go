@@ -16,7 +16,8 @@ import (
 type DirFS struct {
 	root  int
 	slots map[int]int
-	rw    int // the flag that regular files are opened with
+	maps  map[int][]byte // mappings of held files, which stay
+	rw    int            // the flag that regular files are opened with
 }
 
 // OpenDir opens a directory of the host as a file system under test. The
@@ -26,7 +27,7 @@ func OpenDir(path string) (*DirFS, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &DirFS{root: fd, slots: map[int]int{}, rw: unix.O_RDWR}, nil
+	return &DirFS{root: fd, slots: map[int]int{}, maps: map[int][]byte{}, rw: unix.O_RDWR}, nil
 }
 
 // OpenDirReadOnly is OpenDir of something that is only looked at, such as a
@@ -49,6 +50,7 @@ func (d *DirFS) Close() error {
 
 // Release implements [FS].
 func (d *DirFS) Release(slot int) {
+	d.unmap(slot)
 	if fd, ok := d.slots[slot]; ok {
 		_ = unix.Close(fd)
 		delete(d.slots, slot)

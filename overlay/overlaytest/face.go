@@ -279,6 +279,25 @@ func (f *FaceFS) Write(at Loc, p []byte, off int64) (n int, err error) {
 	return n, err
 }
 
+// MapRead implements [FS]. In process nothing can be mapped.
+func (f *FaceFS) MapRead(at Loc, p []byte, off int64) (int, error) { return f.Read(at, p, off) }
+
+// MapWrite implements [FS].
+func (f *FaceFS) MapWrite(at Loc, p []byte, off int64) (n int, err error) {
+	err = f.with(at, func(node *overlay.Node) error {
+		a, err := f.Face.Getattr(node)
+		if err != nil {
+			return err
+		}
+		if node.Type() == unix.S_IFREG {
+			p = p[:max(0, min(int64(len(p)), a.Size-off))]
+		}
+		n, err = f.Face.Write(node, p, off)
+		return err
+	})
+	return n, err
+}
+
 // WriteKill implements [FS].
 func (f *FaceFS) WriteKill(at Loc, p []byte, off int64) (n int, err error) {
 	err = f.with(at, func(node *overlay.Node) error { n, err = f.Face.WriteKill(node, p, off); return err })

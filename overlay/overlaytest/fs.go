@@ -91,6 +91,10 @@ type FS interface {
 
 	Read(at Loc, p []byte, off int64) (int, error)
 	Write(at Loc, p []byte, off int64) (int, error)
+	// MapRead and MapWrite read and write through a shared mapping, what lies
+	// within the file, and sync what was written.
+	MapRead(at Loc, p []byte, off int64) (int, error)
+	MapWrite(at Loc, p []byte, off int64) (int, error)
 	// WriteKill writes as somebody without CAP_FSETID.
 	WriteKill(at Loc, p []byte, off int64) (int, error)
 	Append(at Loc, p []byte) (int, error)

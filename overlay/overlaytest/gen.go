@@ -53,7 +53,7 @@ func FSKinds() []Kind {
 		OpCreate: 10, OpSymlink: 4, OpTmpfile: 1, OpLink: 6, OpUnlink: 8, OpRmdir: 5, OpRename: 18,
 		OpChmod: 4, OpChown: 3, OpUtimes: 3, OpTruncate: 4, OpRead: 6, OpWrite: 12, OpWriteKill: 2,
 		OpAppend: 4, OpFallocate: 3, OpSeek: 2, OpCopyRange: 3, OpFsync: 1, OpGetxattr: 2,
-		OpListxattr: 1, OpSetxattr: 4, OpRemovexattr: 2,
+		OpListxattr: 1, OpSetxattr: 4, OpRemovexattr: 2, OpMapRead: 1, OpMapWrite: 2,
 	}
 	var kinds []Kind
 	for k := OpOpen; k <= lastFSOp; k++ {

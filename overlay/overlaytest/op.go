@@ -49,7 +49,9 @@ const (
 	OpListxattr
 	OpSetxattr
 	OpRemovexattr
-	lastFSOp = OpRemovexattr
+	OpMapRead
+	OpMapWrite
+	lastFSOp = OpMapWrite
 )
 
 const (
@@ -84,6 +86,7 @@ var kindNames = [...]string{
 	OpWriteKill: "writekill", OpAppend: "append", OpFallocate: "fallocate", OpSeek: "seek",
 	OpCopyRange: "copyrange", OpFsync: "fsync", OpGetxattr: "getxattr",
 	OpListxattr: "listxattr", OpSetxattr: "setxattr", OpRemovexattr: "removexattr",
+	OpMapRead: "mapread", OpMapWrite: "mapwrite",
 	OpSeal: "seal", OpReopen: "reopen", OpCrash: "crash", OpRollback: "rollback",
 	OpView: "view", OpFlatten: "flatten", OpHostWrite: "hostwrite",
 	OpHostCreate: "hostcreate", OpHostRemove: "hostremove", OpCheck: "check",
@@ -150,10 +153,10 @@ func (o Op) String() string {
 		add("%d.%09d", o.Time.Sec, o.Time.Nsec)
 	case OpTruncate:
 		add("%d", o.N)
-	case OpRead, OpWrite, OpWriteKill, OpAppend:
+	case OpRead, OpWrite, OpWriteKill, OpAppend, OpMapRead, OpMapWrite:
 		add("off %d", o.Off)
 		add("%d bytes", o.N)
-		if o.Kind != OpRead {
+		if o.Kind != OpRead && o.Kind != OpMapRead {
 			add("seed %d", o.Seed)
 		}
 	case OpFallocate:
@@ -295,6 +298,13 @@ func execData(fs FS, o Op) Result {
 	case OpWrite:
 		n, err = fs.Write(o.At, content(o.Seed, o.N), o.Off)
 		r.N = int64(n)
+	case OpMapRead:
+		p := make([]byte, o.N)
+		n, err = fs.MapRead(o.At, p, o.Off)
+		r.Data, r.N = p[:n], int64(n)
+	case OpMapWrite:
+		n, err = fs.MapWrite(o.At, content(o.Seed, o.N), o.Off)
+		r.N = int64(n)
 	case OpWriteKill:
 		n, err = fs.WriteKill(o.At, content(o.Seed, o.N), o.Off)
 		r.N = int64(n)
@@ -326,12 +336,18 @@ func execData(fs FS, o Op) Result {
 
 // Step runs o on the reference and on fs, and tells how their answers differ.
 func Step(ref *Ref, fs FS, o Op) error {
+	return StepBy(ref, o, func(o Op) Result { return Exec(fs, o) })
+}
+
+// StepBy is Step for a file system that another process drives: run has it do
+// one operation.
+func StepBy(ref *Ref, o Op, run func(Op) Result) error {
 	if ref.removedDir(o) {
 		return nil
 	}
 	before, during := refNames(ref, o)
 	want := Exec(ref, o)
-	got := Exec(fs, o)
+	got := run(o)
 	if o.Kind == OpSeek {
 		return ref.checkSeek(o, got)
 	}
@@ -347,7 +363,7 @@ func Step(ref *Ref, fs FS, o Op) error {
 		// A directory that was removed: ext4 answers EPERM, tmpfs makes the
 		// file.
 		if got.Err == 0 {
-			fs.Release(o.Slot)
+			run(Op{Kind: OpRelease, Slot: o.Slot})
 			ref.Release(o.Slot)
 		}
 		return nil
@@ -450,7 +466,9 @@ func (r *Ref) onFiles(o Op) bool {
 	return true
 }
 
-func isData(k Kind) bool { return k >= OpTruncate && k <= OpCopyRange }
+func isData(k Kind) bool {
+	return k >= OpTruncate && k <= OpCopyRange || k == OpMapRead || k == OpMapWrite
+}
 
 func errnoName(e syscall.Errno) string {
 	if e == 0 {

@@ -169,6 +169,19 @@ func (r *Ref) Replace(s *Ref) (lost []int) {
 	return lost
 }
 
+// GoneDirs are the slots that hold directories without a name.
+func (r *Ref) GoneDirs() (slots []int) {
+	for slot, n := range r.slots {
+		if n.isDir() && n.gone() {
+			slots = append(slots, slot)
+		}
+	}
+	return slots
+}
+
+// ReleaseAll releases every slot.
+func (r *Ref) ReleaseAll() { clear(r.slots) }
+
 // walk visits every node with a name, a node of several names several times.
 func (n *node) walk(fn func(*node)) {
 	fn(n)

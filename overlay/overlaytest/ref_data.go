@@ -135,6 +135,21 @@ func (r *Ref) Write(at Loc, p []byte, off int64) (int, error) {
 	return n.write(p, off), nil
 }
 
+// MapRead implements [FS].
+func (r *Ref) MapRead(at Loc, p []byte, off int64) (int, error) { return r.Read(at, p, off) }
+
+// MapWrite implements [FS]. Whether and when a store sets the time is the file
+// system's own.
+func (r *Ref) MapWrite(at Loc, p []byte, off int64) (int, error) {
+	n, err := r.regular(at)
+	if err != nil || off >= int64(len(n.data)) || len(p) == 0 {
+		return 0, err
+	}
+	n.own()
+	n.mtime = stamp{}
+	return copy(n.data[off:], p), nil
+}
+
 // WriteKill implements [FS].
 func (r *Ref) WriteKill(at Loc, p []byte, off int64) (int, error) {
 	n, err := r.regular(at)

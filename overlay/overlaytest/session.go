@@ -143,6 +143,9 @@ func (s *Session) close() error {
 	return err
 }
 
+// UserXattr tells whether the layers are marked in "user.overlay.".
+func (s *Session) UserXattr() bool { return s.cfg.UserXattr }
+
 // Stack is what the live view is made of.
 func (s *Session) Stack() overlay.Stack { return s.stack }
 
