@@ -40,11 +40,14 @@ func TestDeadMountIsClearedLiveOneIsKept(t *testing.T) {
 	}
 	cleared, err := ClearDead(t.Context())
 	must(t, err)
-	if !slices.ContainsFunc(cleared, func(m Mount) bool { return m.Dir == dir && m.FsName == "dead one" }) {
-		t.Errorf("cleared %+v, want %s", cleared, dir)
+	// Any other Galley that runs on this machine may have cleared it before.
+	for _, m := range cleared {
+		if m.Dir == dir && m.FsName != "dead one" {
+			t.Errorf("cleared %+v, want the name it was mounted with", m)
+		}
 	}
 	if _, err := mountAt(dir); err == nil {
-		t.Errorf("%s is still mounted", dir)
+		t.Errorf("%s is still mounted, cleared %+v", dir, cleared)
 	}
 	if _, err := os.ReadFile(live.path("a.txt")); err != nil {
 		t.Errorf("the live mount: %v", err)
@@ -64,7 +67,9 @@ func TestKilledServerLeavesAMountThatIsCleared(t *testing.T) {
 	eventually(t, 30*time.Second, s.Dir+" is among the dead mounts", func() bool {
 		dead, err := Dead(t.Context())
 		must(t, err)
-		return slices.ContainsFunc(dead, func(m Mount) bool { return m.Dir == s.Dir })
+		// Any other Galley that runs on this machine may have cleared it.
+		_, gone := mountAt(s.Dir)
+		return gone != nil || slices.ContainsFunc(dead, func(m Mount) bool { return m.Dir == s.Dir })
 	})
 	// Somebody's open directory does not keep it.
 	_, err = ClearDead(t.Context())

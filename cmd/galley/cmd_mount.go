@@ -72,6 +72,9 @@ which makes databases as fast as without Galley, and reading many files slower.`
 				return usagef(c, "%w", err)
 			}
 			m.options.ReadOnly = m.options.ReadOnly || c.Bool("read-only") || m.snapshot != ""
+			if err := e.clearDeadAt(c.Context, c.Args().Get(1)); err != nil {
+				return err
+			}
 			if m.dir, err = mountPoint(c.Args().Get(1)); err != nil {
 				return err
 			}
@@ -115,9 +118,6 @@ func mountPoint(dir string) (string, error) {
 }
 
 func runMount(ctx context.Context, e *env, st *snapshots.Store, m mountRequest) error {
-	if err := e.clearDeadAt(ctx, m.dir); err != nil {
-		return err
-	}
 	sess, err := e.mountSession(ctx, st, m)
 	if err != nil {
 		return err
@@ -191,7 +191,16 @@ func openMount(ctx context.Context, dir string, o fs.MountOptions) (*os.File, er
 
 // clearDeadAt takes down a mount at dir whose server is gone, so that a crash
 // does not stand in the way of the next mount.
+//
+// The directory is not touched: whoever does gets ENOTCONN while it is dead.
 func (e *env) clearDeadAt(ctx context.Context, dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("resolve %q: %w", dir, err)
+	}
+	if parent, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
+		dir = filepath.Join(parent, filepath.Base(dir))
+	}
 	dead, err := fs.Dead(ctx)
 	if err != nil {
 		return err

@@ -54,6 +54,9 @@ keeps the colon or comma after it. Any other option is refused.`,
 			if err != nil {
 				return usagef(c, "%w", err)
 			}
+			if err := e.clearDeadAt(c.Context, c.Args().First()); err != nil {
+				return err
+			}
 			if r.Dir, err = mountPoint(c.Args().First()); err != nil {
 				return err
 			}
@@ -185,9 +188,6 @@ func unescape(s string) string {
 
 // runOverlay starts the process that serves the mount.
 func (e *env) runOverlay(ctx context.Context, r overlayRequest, foreground bool) error {
-	if err := e.clearDeadAt(ctx, r.Dir); err != nil {
-		return err
-	}
 	done, err := startOverlay(ctx, r)
 	if err != nil {
 		return fmt.Errorf("mount %q: %w", r.Dir, err)

@@ -272,7 +272,7 @@ func (e *env) extend(ctx context.Context, sess *snapshots.Session, extra []snaps
 			continue
 		}
 		t.Name = snapshots.TreeName(t.Base, taken)
-		if err := sess.AddTree(ctx, t); err != nil {
+		if err := whenIdle(ctx, sess, func() error { return sess.AddTree(ctx, t) }); err != nil {
 			return extendError(sess, "add the tree "+t.Base, err)
 		}
 	}
@@ -281,7 +281,7 @@ func (e *env) extend(ctx context.Context, sess *snapshots.Session, extra []snaps
 	if len(merged.Hide) == len(old.Hide) && len(merged.ReadOnly) == len(old.ReadOnly) {
 		return nil
 	}
-	if err := sess.SetRules(merged); err != nil {
+	if err := whenIdle(ctx, sess, func() error { return sess.SetRules(merged) }); err != nil {
 		return extendError(sess, "add the patterns", err)
 	}
 	return nil

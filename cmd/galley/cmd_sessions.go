@@ -232,10 +232,13 @@ func removeSessions(ctx context.Context, e *env, st *snapshots.Store, names []st
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		t, err := st.Remove(s)
+		var t snapshots.TrashEntry
+		err := whenIdle(ctx, s, func() (err error) {
+			t, err = st.Remove(s)
+			return err
+		})
 		if errors.Is(err, snapshots.ErrBusy) {
-			return withHint(refusef("session %q is in use", s.Name()),
-				"galley status --session "+s.Name()+" says by what", "galley unmount DIR takes a mount of it down")
+			return inUseError(s)
 		}
 		if err != nil {
 			return err
@@ -246,12 +249,17 @@ func removeSessions(ctx context.Context, e *env, st *snapshots.Store, names []st
 	return nil
 }
 
+func inUseError(s *snapshots.Session) error {
+	return withHint(refusef("session %q is in use", s.Name()),
+		"galley status --session "+s.Name()+" says by what", "galley unmount DIR takes a mount of it down")
+}
+
 func sessionsRenameCommand(e *env) *cli.Command {
 	return manual{
 		usage:    []string{"sessions rename NAME NEW"},
-		about:    "Gives a session another name. It may be in use.",
+		about:    "Gives a session another name. A session in use is refused.",
 		examples: [][2]string{{"galley sessions rename app-2 fix-login", ""}},
-		exits:    [][2]string{exitDone, exitErrors},
+		exits:    [][2]string{exitDone, {"1", "refused: the session is in use"}, exitErrors},
 	}.apply(&cli.Command{
 		Name: "rename", Usage: "give a session another name", ArgsUsage: "SESSION NEW",
 		Action: func(c *cli.Context) error {
@@ -263,7 +271,11 @@ func sessionsRenameCommand(e *env) *cli.Command {
 				if err != nil {
 					return err
 				}
-				return st.Rename(s, c.Args().Get(1))
+				err = whenIdle(ctx, s, func() error { return st.Rename(s, c.Args().Get(1)) })
+				if errors.Is(err, snapshots.ErrBusy) {
+					return inUseError(s)
+				}
+				return createError(err)
 			})
 		},
 	})

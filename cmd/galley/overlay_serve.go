@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -133,6 +134,20 @@ func serveOverlay(ctx context.Context, r overlayRequest, report *os.File) (err e
 	return nil
 }
 
+// lockWait is how long a mount that has just been taken down may take to write
+// down what it knows.
+const lockWait = 5 * time.Second
+
+// lockSoon takes a lock that may just be given back.
+func lockSoon(fd int) error {
+	for end := time.Now().Add(lockWait); ; time.Sleep(10 * time.Millisecond) {
+		err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err != unix.EWOULDBLOCK || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
 // lockDirs keeps two mounts from writing to one upper or work directory.
 func lockDirs(d overlay.Dirs) (unlock func(), err error) {
 	var held []*os.File
@@ -148,7 +163,7 @@ func lockDirs(d overlay.Dirs) (unlock func(), err error) {
 		f, err := os.Open(dir)
 		if err == nil {
 			held = append(held, f)
-			err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+			err = lockSoon(int(f.Fd()))
 		}
 		if err == unix.EWOULDBLOCK {
 			err = fmt.Errorf("%q is in use by another mount: %w; take that down first", dir, unix.EBUSY)

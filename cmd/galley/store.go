@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/galleyfs/galley/sandbox/owner"
 	"github.com/galleyfs/galley/snapshots"
 )
 
@@ -71,6 +74,43 @@ func (e *env) namedSession(st *snapshots.Store, name string) (*snapshots.Session
 		missing = fmt.Errorf("no session %q; did you mean %q?", name, n)
 	}
 	return nil, withHint(missing, "galley sessions lists all")
+}
+
+// idleWait is how long a command waits for a session that is being closed.
+const idleWait = 15 * time.Second
+
+// whenIdle does something for which nobody may have the session open. An owner
+// whose last user has just gone takes a moment to end, and a command that works
+// on the session's files without one is soon done: those are waited for.
+func whenIdle(ctx context.Context, sess *snapshots.Session, do func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, idleWait)
+	defer cancel()
+	for {
+		err := do()
+		if !errors.Is(err, snapshots.ErrBusy) || inUse(ctx, sess) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// inUse tells whether somebody other than this process uses the session's
+// owner.
+func inUse(ctx context.Context, sess *snapshots.Session) bool {
+	client, err := owner.Dial(ctx, sess)
+	if err != nil {
+		return !errors.Is(err, owner.ErrNoOwner)
+	}
+	defer client.Close()
+	s, err := client.Status(ctx)
+	if err != nil {
+		return !errors.Is(err, owner.ErrNoOwner)
+	}
+	return len(s.Mounts) > 0 || slices.ContainsFunc(s.Clients, func(c owner.ClientState) bool { return c.PID != selfPID })
 }
 
 // sessionNames are all names, for completion; it fails silently.

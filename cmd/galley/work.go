@@ -69,7 +69,12 @@ func (e *env) sandbox(ctx context.Context, sess *snapshots.Session, client *owne
 	for _, t := range sess.Trees() {
 		cfg.Views = append(cfg.Views, e.view(client, t, strings.Join(command, " ")))
 	}
-	return local.Run(ctx, cfg)
+	// From here on signals are the command's: one that cancelled ctx would end
+	// it with SIGKILL, whatever it does about them.
+	if err := context.Cause(ctx); err != nil {
+		return local.Result{Code: exitFailed}, err
+	}
+	return local.Run(context.WithoutCancel(ctx), cfg)
 }
 
 // workDir is where the command starts: here, where that is in the session's

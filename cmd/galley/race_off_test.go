@@ -1,0 +1,6 @@
+//go:build !race
+
+package main
+
+// raceFlags build galley as this test binary was built.
+var raceFlags []string
