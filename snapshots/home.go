@@ -152,12 +152,13 @@ func (s *Store) checkRoom() error {
 	if err := s.fs.Statfs(s.dir, &st); err != nil {
 		return fmt.Errorf("state directory %q: %w", s.home, err)
 	}
+	// File systems without a fixed size report none at all.
 	free := st.Bavail * uint64(st.Bsize)
-	if free < minFree {
+	if st.Blocks > 0 && free < minFree {
 		return fmt.Errorf("state directory %q: %d KiB free, %d needed; free some space (galley gc, galley du) or set GALLEY_HOME: %w",
 			s.home, free>>10, minFree>>10, unix.ENOSPC)
 	}
-	// File systems without a fixed number of inodes report none at all.
+	// The same holds for a number of inodes.
 	if st.Files > 0 && st.Ffree < 64 {
 		return fmt.Errorf("state directory %q: %d inodes free; free some files or set GALLEY_HOME: %w",
 			s.home, st.Ffree, unix.ENOSPC)
