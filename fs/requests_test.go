@@ -251,7 +251,7 @@ func TestPrime(t *testing.T) {
 	}
 	create("before")()
 	// It is sent in the background.
-	eventually(t, soon, "a RELEASE of the file created first", func() bool {
+	eventually(t, patience, "a RELEASE of the file created first", func() bool {
 		return s.do(command{Op: "stats"}).Stats["RELEASE"] == 1
 	})
 	must(t, Prime(s.Dir))

@@ -26,6 +26,7 @@ type serveConfig struct {
 	Base, State string
 	Writeback   bool
 	NoWatch     bool
+	Stack       *overlay.Stack // of a state that is there; nil: a new one
 }
 
 const serveEnv = "GALLEY_FS_TEST_SERVE"
@@ -61,10 +62,13 @@ func serveHelper() error {
 	if err != nil {
 		return err
 	}
-	if err := overlay.InitState(hostfs.OS, cfg.State, 1); err != nil {
-		return err
+	if cfg.Stack == nil {
+		if err := overlay.InitState(hostfs.OS, cfg.State, 1); err != nil {
+			return err
+		}
+		cfg.Stack = &overlay.Stack{Active: 1}
 	}
-	tree, err := overlay.Open(overlay.Config{Name: "workspace", StateDir: cfg.State, Base: base, NoWatch: cfg.NoWatch}, overlay.Stack{Active: 1})
+	tree, err := overlay.Open(overlay.Config{Name: "workspace", StateDir: cfg.State, Base: base, NoWatch: cfg.NoWatch}, *cfg.Stack)
 	if err != nil {
 		return err
 	}

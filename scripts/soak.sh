@@ -1,7 +1,8 @@
 #!/bin/bash
-# The long tests: the random tests again and again, the programs of the model
-# test with seeds that nobody has seen yet, for SOAK (a number of seconds,
-# default 3600). A failure prints the seed and the shortest program that fails.
+# The long tests: a directory of a million entries once, then the random tests
+# again and again, the programs of the model test with seeds that nobody has
+# seen yet, for SOAK (a number of seconds, default 3600). A failure prints the
+# seed and the shortest program that fails.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -10,6 +11,8 @@ ready_fuse
 
 end=$((SECONDS + ${SOAK:-3600}))
 round=0
+say "a directory of a million entries"
+SOAK=1 go test -count=1 -timeout=2h -run='^TestLargeDirectory$' ./overlay
 while [ "$SECONDS" -lt "$end" ]; do
 	round=$((round + 1))
 	say "round $round"
