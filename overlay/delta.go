@@ -10,7 +10,8 @@ import (
 // Delta calls fn for every point in which the face's view differs from the
 // base, directories before what is in them and siblings in the order of their
 // bytes. It takes time in the number of changes. The view should be one of
-// sealed layers; of a live one Delta shows a moving picture.
+// sealed layers; of a live one Delta shows a moving picture. fn is called with
+// the tree's locks held, so it must not call the tree or a face of it.
 //
 // An entry may turn out to be no change at all: content that was written anew
 // with the same bytes, for one. That is for the caller to compare.

@@ -34,10 +34,16 @@
 // # Lock order
 //
 //	Tree.admit (shared by every operation, exclusive in a Barrier)
-//	  Node.up (one node's copy-up)
+//	  Node.up (one node's copy-up, appends and changes of times)
 //	    Tree.mu (the index and the layers' names)
 //	      Tree.liveMu (nodes that faces hold)
-//	        fdCache.mu, Face.mu, watcher.mu (leaves)
+//	        fdCache.mu, watcher.mu, listings.mu (leaves)
+//	      Tree.facesMu (which faces are attached)
+//	        Face.mu (a leaf: what a face holds and is to be told)
+//
+// A Barrier over several trees takes their admission in the order in which it
+// was given them, always the same. An operation that is admitted asks for
+// admission no second time: a barrier may wait in between.
 //
 // Data is read, written and copied up outside Tree.mu. Faces are notified by
 // goroutines of their own, with no lock held.

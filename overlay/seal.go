@@ -61,10 +61,20 @@ func (b *Barrier) Seal(next LayerID) error {
 		}
 		opened = append(opened, rec)
 	}
+	var cuts []*cut
 	for i, t := range b.trees {
-		if err := t.cut(opened[i], next); err != nil {
+		c, err := t.cut(opened[i], next)
+		if err != nil {
+			for _, c := range cuts {
+				c.undo()
+			}
+			closeAll(opened)
 			return fmt.Errorf("tree %q: seal: %w", t.cfg.Name, err)
 		}
+		cuts = append(cuts, c)
+	}
+	for _, c := range cuts {
+		c.done()
 	}
 	return nil
 }
@@ -75,30 +85,65 @@ func closeAll(recs []*recordWriter) {
 	}
 }
 
-// cut is the seal of one tree.
+// cut is the seal of one tree, which can be undone until all are sealed.
+type cut struct {
+	t    *Tree
+	rec  *recordWriter // of the layer that was active
+	view *view
+}
+
+// cut makes next, whose record is rec, the active layer.
 //
 // Preconditions: admit is held exclusively.
-func (t *Tree) cut(rec *recordWriter, next LayerID) error {
+func (t *Tree) cut(rec *recordWriter, next LayerID) (*cut, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	oldRec, oldView := t.rec, t.view
+	c := &cut{t, t.rec, t.view}
 	t.rec = rec
-	t.loaded[next] = true
-	t.logTaken()
 	t.setView(t.view.sealedWith(next))
-	if err := t.startRoot(next); err != nil {
-		t.rec = oldRec
-		t.setView(oldView)
-		_ = rec.close()
-		return err
+	err := t.startRoot(next)
+	if err == nil {
+		err = t.flushRecord()
 	}
+	if err != nil {
+		c.restore()
+		return nil, err
+	}
+	t.loaded[next] = true
+	return c, nil
+}
+
+// undo makes the layer that was active the active one again.
+func (c *cut) undo() {
+	c.t.mu.Lock()
+	defer c.t.mu.Unlock()
+	c.restore()
+}
+
+// restore is undo with mu held.
+func (c *cut) restore() {
+	t := c.t
+	next := t.view.active
+	if x := t.root.verAt(next); x != nil {
+		t.fds.drop(x, nil)
+		t.root.dropVer(next)
+	}
+	delete(t.loaded, next)
+	t.rec.enc.b = nil // what it was to say is not so
+	t.rec = c.rec
+	t.setView(c.view)
+}
+
+// done ends the life of the record that is sealed. All of it was flushed
+// before, so that its close has nothing to lose.
+func (c *cut) done() {
+	t := c.t
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.dirty = false
-	t.sealed = sealedNames{layer: oldView.active, stack: oldView.sealedWith(0).sealed, names: t.names}
+	t.sealed = sealedNames{layer: c.view.active, stack: c.view.sealedWith(0).sealed, names: t.names}
 	t.names = make(map[dent]bool)
-	if err := t.flushRecord(); err != nil {
-		return err
-	}
-	return oldRec.close()
+	_ = c.rec.close()
 }
 
 // Switch makes tree i show another stack, whose active layer must be new,
