@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -61,7 +63,8 @@ type Server struct {
 // another process). It takes dev over, also when it fails. It returns when the
 // kernel's first request has been answered: from then on the mount works.
 //
-// The process must not use the mount itself: a thread that waits for its own
+// It doubles GOMAXPROCS of the process, which must not use the mount itself: a
+// thread that waits for its own
 // process to answer can keep that from answering.
 func Serve(dev *os.File, src Source, o Options) (*Server, error) {
 	fd, own, err := takeDevice(dev)
@@ -88,7 +91,7 @@ func Serve(dev *os.File, src Source, o Options) (*Server, error) {
 	s := &Server{raw: raw, done: make(chan struct{})}
 	mo := s.mountOptions(o)
 	s.prepareRings(mo)
-	s.fuse, err = fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), mo)
+	s.fuse, err = newFuseServer(raw, fd, mo)
 	if err == nil {
 		err = s.beginRings(mo)
 	} else if s.rings != nil {
@@ -103,6 +106,30 @@ func Serve(dev *os.File, src Source, o Options) (*Server, error) {
 	go s.serve()
 	go raw.stale.run(s.fuse, own, s.done)
 	return s, nil
+}
+
+// procs is how many readers each server has: GOMAXPROCS as it was before the
+// first server.
+var (
+	procsMu sync.Mutex
+	procs   int // protected by procsMu
+)
+
+// newFuseServer makes go-fuse's server on the descriptor fd. It makes as many
+// readers as GOMAXPROCS says; after that, GOMAXPROCS is doubled for the whole
+// process. The readers wait in system calls, and while every processor of the
+// runtime belongs to one that waits, its monitor wakes up each 20 µs to take
+// them away, and each request has to get one back: a third of the process's CPU
+// time, where programs do something between their requests.
+func newFuseServer(raw *rawFS, fd int, mo *fuse.MountOptions) (*fuse.Server, error) {
+	procsMu.Lock()
+	defer procsMu.Unlock()
+	if procs == 0 {
+		procs = runtime.GOMAXPROCS(0)
+	}
+	runtime.GOMAXPROCS(procs)
+	defer runtime.GOMAXPROCS(2 * procs)
+	return fuse.NewServer(raw, fmt.Sprintf("/dev/fd/%d", fd), mo)
 }
 
 // takeDevice makes the two descriptors that a server needs out of dev and
