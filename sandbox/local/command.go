@@ -62,7 +62,11 @@ func startCommand(s *setup, tty int) (int, error) {
 			return pid, nil
 		}
 		// As execvp(3): go on looking, but remember what was there and
-		// could not be executed.
+		// could not be executed. A directory of PATH that this user may not
+		// search has nothing for him, as shells see it.
+		if errors.Is(err, unix.EACCES) && unix.Access(path.Dir(file), unix.X_OK) != nil && !strings.Contains(s.Command[0], "/") {
+			err = pathError(file, unix.ENOENT)
+		}
 		if firstErr == nil || errors.Is(firstErr, fs.ErrNotExist) {
 			firstErr = err
 		}
