@@ -11,15 +11,17 @@ import (
 
 // flattening writes a view as one layer.
 type flattening struct {
-	t     *Tree
-	v     *view // what is written
-	to    LayerID
-	rule  Keep
-	above map[*Node]bool // directories with something to keep below them
-	keep  map[string]bool
-	under []string // what takes the place of directories: what was noted below is kept
-	held  []*Node  // without a name
-	enc   encoder
+	t *Tree
+	v *view // what is written
+	// beneath are the layers of replaced files below what is written.
+	beneath *view
+	to      LayerID
+	rule    Keep
+	above   map[*Node]bool // directories with something to keep below them
+	keep    map[string]bool
+	under   []string // what takes the place of directories: what was noted below is kept
+	held    []*Node  // without a name
+	enc     encoder
 }
 
 // Keep says what a flattened layer leaves out.
@@ -51,16 +53,18 @@ func (t *Tree) Flatten(s Stack, to LayerID, k Keep) error {
 		k.UpTo = to
 	}
 	s.Active = 0
+	beneath := s.Sealed
 	if !to.replaced() {
 		s.Sealed = withoutReplaced(s.Sealed)
 	}
+	beneath = beneath[:len(beneath)-len(s.Sealed)]
 	if err := t.Prepare(to); err != nil {
 		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.loaded[to] = true
-	f := &flattening{t: t, v: newView(s), to: to, rule: k, above: map[*Node]bool{}, keep: map[string]bool{}}
+	f := &flattening{t: t, v: newView(s), beneath: &view{sealed: beneath}, to: to, rule: k, above: map[*Node]bool{}, keep: map[string]bool{}}
 	if err := f.run(); err != nil {
 		f.undo()
 		return fmt.Errorf("tree %q: write layer %d: %w", t.cfg.Name, to, err)
@@ -190,7 +194,7 @@ func (f *flattening) entry(dir *Node, name, path string) (*Node, error) {
 		f.refresh(dir, name, n)
 	}
 	if n == nil {
-		if dropped || !dir.born(f.v) || !f.to.replaced() && !t.inBase(dir, name) {
+		if dropped || !dir.born(f.v) || !f.to.replaced() && !t.shows(f.beneath, dent{dir, name}) {
 			return nil, nil
 		}
 		return nil, f.whiteout(dir, name)

@@ -3,6 +3,8 @@ package overlay
 import (
 	"context"
 	"fmt"
+
+	"golang.org/x/sys/unix"
 )
 
 // Load reads the records of those layers of s that are not in memory, so that
@@ -97,6 +99,57 @@ func (t *Tree) Flush(ctx context.Context) error {
 		case <-ch:
 		case <-ctx.Done():
 			return fmt.Errorf("tree %q: tell the views what changed: %w", t.cfg.Name, context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// Forget drops what is known of all layers that keep does not want, whose
+// directories are about to be removed, and the index that has it too. Stacks
+// are those that may still be shown: content that they had in such layers is
+// looked for in the layers that those were merged into.
+func (t *Tree) Forget(keep func(LayerID) bool, stacks []Stack) error {
+	t.admit.RLock()
+	defer t.admit.RUnlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.fs.Unlink(t.stateFD, indexName, 0)
+	if err != nil && err != unix.ENOENT {
+		return fmt.Errorf("tree %q: drop the index: %w", t.cfg.Name, err)
+	}
+	for _, s := range stacks {
+		s.Active = 0
+		t.relink(newView(s))
+	}
+	gone := func(l LayerID) bool { return l != t.view.active && !t.view.has(l) && !keep(l) }
+	for n := range t.all {
+		for at := &n.ver; *at != nil; {
+			if gone((*at).layer) && (*at).flags&verOrphan == 0 {
+				t.fds.drop(*at, nil)
+				*at = (*at).prev
+				continue
+			}
+			at = &(*at).prev
+		}
+		for name, head := range n.ents {
+			for at := &head; *at != nil; {
+				if gone((*at).layer) {
+					*at = (*at).prev
+					continue
+				}
+				at = &(*at).prev
+			}
+			if head == nil {
+				delete(n.ents, name)
+			} else {
+				n.ents[name] = head
+			}
+		}
+	}
+	for l := range t.loaded {
+		if gone(l) {
+			t.dropWas(l)
+			delete(t.loaded, l)
 		}
 	}
 	return nil

@@ -283,6 +283,11 @@ func (l *Live) restore(ctx context.Context, r *discardRecord) error {
 	if l.dirty() || m.Last == nil || m.Last.Number != r.After {
 		return errChangedSince
 	}
+	for _, t := range l.trees {
+		if err := t.Load(r.Stacks[t.Name()]); err != nil {
+			return err
+		}
+	}
 	closing, next := m.active(), m.Next
 	if err := l.prepare(next, true); err != nil {
 		return err

@@ -76,7 +76,7 @@ func newApp(e *env) *cli.App {
 		Commands: []*cli.Command{
 			runCommand(e), statusCommand(e), diffCommand(e), commitCommand(e), discardCommand(e), recoverCommand(e),
 			logCommand(e), showCommand(e), blameCommand(e), snapshotCommand(e), rollbackCommand(e), restoreCommand(e),
-			forkCommand(e), pickCommand(e),
+			forkCommand(e), pickCommand(e), pruneCommand(e),
 			sessionsCommand(e), attachCommand(e), duCommand(e), gcCommand(e),
 			mountCommand(e), unmountCommand(e), overlayCommand(e),
 			doctorCommand(e), completionCommand(e), versionCommand(e), completeCommand(e),

@@ -22,8 +22,8 @@ func snapshotCommand(e *env) *cli.Command {
 Seals what the session is now as a point to go back to, and gives it a name. Programs in
 the session work on. When the command has ended, the snapshot survives a power cut.
 
-A snapshot with a name is kept until it is pruned by name. The same name may be given
-again: then it means the latest of them.`,
+A snapshot with a name outlasts galley gc; galley prune forgets what it is told to. The
+same name may be given again: then it means the latest of them.`,
 		json: `{"session", "number", "name", "time"}`,
 		examples: [][2]string{
 			{"galley snapshot green", "the tests pass: remember this"},

@@ -185,6 +185,12 @@ func (c *Client) AddTree(ctx context.Context, a AddTree) (string, error) {
 	return name, c.call(ctx, opAddTree, a, -1, &name)
 }
 
+// Prune is [snapshots.Live.Prune] in the owner, which keeps what is mounted.
+func (c *Client) Prune(ctx context.Context, p snapshots.Prune) (snapshots.Pruned, error) {
+	var out snapshots.Pruned
+	return out, c.call(ctx, opPrune, p, -1, &out)
+}
+
 // ServeFUSE hands the /dev/fuse descriptor fd of a fresh mount to the owner,
 // which serves it until it is unmounted. The descriptor stays the caller's,
 // who should close it soon: as long as another process has a copy, a killed

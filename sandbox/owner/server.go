@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/snapshots"
 )
 
@@ -242,6 +243,13 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 			return nil, err
 		}
 		return s.addTree(p.ctx, a)
+	case opPrune:
+		b, err := body[snapshots.Prune](r)
+		if err != nil {
+			return nil, err
+		}
+		b.Keep = append(b.Keep, s.shown()...)
+		return s.live.Prune(p.ctx, b)
 	case opWait, opAbort:
 		m, err := body[mountBody](r)
 		if err != nil {
@@ -256,6 +264,19 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 		return struct{}{}, s.stop(p, b.Force)
 	}
 	return nil, fmt.Errorf("%q: no such operation", r.Op)
+}
+
+// shown are the snapshots that are mounted.
+func (s *server) shown() []overlay.LayerID {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []overlay.LayerID
+	for _, m := range s.mounts {
+		if m.Snapshot != 0 {
+			out = append(out, m.Snapshot)
+		}
+	}
+	return out
 }
 
 // checkIdle ends the owner when nobody needs it any more.

@@ -41,6 +41,7 @@ type Controller interface {
 	Rollback(ctx context.Context, r snapshots.Rollback) (snapshots.RolledBack, error)
 	Take(ctx context.Context, t snapshots.Take) (snapshots.Taken, error)
 	Replacing(ctx context.Context, r snapshots.Replacing) error
+	Prune(ctx context.Context, p snapshots.Prune) (snapshots.Pruned, error)
 	// Close releases the lease or the lock.
 	Close() error
 }

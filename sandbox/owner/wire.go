@@ -46,6 +46,7 @@ const (
 	opTake      op = "take"
 	opAddTree   op = "add-tree"
 	opReplacing op = "replacing"
+	opPrune     op = "prune"
 	opWait      op = "wait-unmount"
 	opAbort     op = "abort"
 	opStop      op = "stop"
