@@ -94,6 +94,9 @@ func (r *rawFS) dots(n *overlay.Node, off uint64, add func(fuse.DirEntry) bool) 
 		self := fuse.DirEntry{Name: ".", Mode: unix.S_IFDIR, Off: cookieDot}
 		if a, err := r.face.Getattr(n); err == nil {
 			self.Ino = a.Ino
+			if r.past != nil {
+				self.Ino = r.past.ino(a.Ino)
+			}
 		}
 		if !add(self) {
 			return false
@@ -104,7 +107,10 @@ func (r *rawFS) dots(n *overlay.Node, off uint64, add func(fuse.DirEntry) bool) 
 	return off >= cookieDotDot || add(fuse.DirEntry{Name: "..", Mode: unix.S_IFDIR, Off: cookieDotDot})
 }
 
-func wireEntry(e overlay.DirEntry) fuse.DirEntry {
+func (r *rawFS) wireEntry(e overlay.DirEntry) fuse.DirEntry {
+	if r.past != nil {
+		e.Ino = r.past.ino(e.Ino)
+	}
 	return fuse.DirEntry{Name: e.Name, Mode: e.Type, Ino: e.Ino, Off: e.Cookie}
 }
 
@@ -127,7 +133,7 @@ func (r *rawFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryLi
 	}
 	defer b.free()
 	for _, e := range b.list {
-		if !out.AddDirEntry(wireEntry(e)) {
+		if !out.AddDirEntry(r.wireEntry(e)) {
 			break
 		}
 	}
@@ -167,18 +173,18 @@ func (r *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 // plus adds one entry and reports false when the answer is full. An entry that
 // has gone since it was listed is left out.
 func (r *rawFS) plus(dir *overlay.Node, e overlay.DirEntry, valid time.Duration, out *fuse.DirEntryList) bool {
-	if e.Node != nil && valid > time.Second && r.nodes.get(e.Node.ID()) != nil {
+	if e.Node != nil && r.past == nil && valid > time.Second && r.nodes.get(e.Node.ID()) != nil {
 		// The kernel keeps what it was told before. A program that looks at
 		// each file and lists afterwards, as git does, is spared a second
 		// stat of them all.
-		return out.AddDirLookupEntry(wireEntry(e)) != nil
+		return out.AddDirLookupEntry(r.wireEntry(e)) != nil
 	}
 	n, a, err := r.face.Lookup(dir, e.Name)
 	if status(err) == fuse.ENOENT {
 		return true
 	}
-	w := wireEntry(e)
-	if err == nil {
+	w := r.wireEntry(e)
+	if err == nil && r.past == nil {
 		w.Ino, w.Mode = a.Ino, a.Mode
 	}
 	slot := out.AddDirLookupEntry(w)

@@ -27,7 +27,8 @@ type rawFS struct {
 	nodes              *table
 	stats              counters
 	log                *slog.Logger
-	writeback          bool // the kernel collects writes
+	writeback          bool  // the kernel collects writes
+	past               *slot // of an older point; nil for what the mount is of
 	stale              *staler
 	dev                *device
 
@@ -110,6 +111,12 @@ func (r *rawFS) entry(out *fuse.EntryOut, parent, n *overlay.Node, a *overlay.At
 	out.SetEntryTimeout(entryValid)
 	out.SetAttrTimeout(attrValid)
 	fillAttr(&out.Attr, a)
+	if r.past != nil {
+		out.NodeId |= r.past.base
+		out.Attr.Ino = r.past.ino(a.Ino)
+		out.SetEntryTimeout(min(entryValid, pastTimeout))
+		out.SetAttrTimeout(min(attrValid, pastTimeout))
+	}
 }
 
 func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
@@ -128,6 +135,9 @@ func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fu
 		return st
 	}
 	entryValid, _ := r.face.Timeouts(p)
+	if r.past != nil {
+		entryValid = min(entryValid, pastTimeout)
+	}
 	if entryValid == 0 {
 		return st
 	}
@@ -163,6 +173,10 @@ func (r *rawFS) attr(out *fuse.AttrOut, n *overlay.Node, a *overlay.Attr) {
 	_, valid := r.face.Timeouts(n)
 	out.SetTimeout(valid)
 	fillAttr(&out.Attr, a)
+	if r.past != nil {
+		out.SetTimeout(min(valid, pastTimeout))
+		out.Attr.Ino = r.past.ino(a.Ino)
+	}
 }
 
 func (r *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {

@@ -43,6 +43,8 @@ type Options struct {
 	// file one request dearer; host edits to a file that somebody has
 	// open may then show late.
 	Writeback bool
+	// Past shows older points under .galley/snapshots; nil shows none.
+	Past Past
 	// Logger takes what goes wrong in serving (default slog.Default()).
 	Logger *slog.Logger
 }
@@ -50,9 +52,11 @@ type Options struct {
 // Server answers the requests of one mount. Its methods may be called from
 // any goroutine.
 type Server struct {
-	raw  *rawFS
-	fuse *fuse.Server
-	done chan struct{} // closed when serving has ended
+	raw    *rawFS
+	past   *pastFS            // nil without one
+	serves fuse.RawFileSystem // raw, or past
+	fuse   *fuse.Server
+	done   chan struct{} // closed when serving has ended
 
 	closing atomic.Bool
 	rings   *uring // nil without FUSE over io_uring
@@ -89,9 +93,14 @@ func Serve(dev *os.File, src Source, o Options) (*Server, error) {
 	}
 	raw.face, raw.nodes = face, newTable(face.Root())
 	s := &Server{raw: raw, done: make(chan struct{})}
+	s.serves = raw
+	if o.Past != nil {
+		s.past = newPastFS(raw, o.Past)
+		s.serves = s.past
+	}
 	mo := s.mountOptions(o)
 	s.prepareRings(mo)
-	s.fuse, err = newFuseServer(raw, fd, mo)
+	s.fuse, err = newFuseServer(s.serves, fd, mo)
 	if err == nil {
 		err = s.beginRings(mo)
 	} else if s.rings != nil {
@@ -121,7 +130,7 @@ var (
 // runtime belongs to one that waits, its monitor wakes up each 20 µs to take
 // them away, and each request has to get one back: a third of the process's CPU
 // time, where programs do something between their requests.
-func newFuseServer(raw *rawFS, fd int, mo *fuse.MountOptions) (*fuse.Server, error) {
+func newFuseServer(raw fuse.RawFileSystem, fd int, mo *fuse.MountOptions) (*fuse.Server, error) {
 	procsMu.Lock()
 	defer procsMu.Unlock()
 	if procs == 0 {
@@ -184,6 +193,9 @@ func (s *Server) serve() {
 		s.rings.end()
 	}
 	s.raw.dev.close()
+	if s.past != nil {
+		s.past.close()
+	}
 	s.raw.face.Detach()
 	close(s.done)
 }

@@ -177,7 +177,7 @@ func (s *Server) beginRings(mo *fuse.MountOptions) error {
 	}
 	// The requests of the queues go through a server of their own, which
 	// learns from the same INIT what has been agreed on.
-	ps := fuse.NewProtocolServer(s.raw, mo)
+	ps := fuse.NewProtocolServer(s.serves, mo)
 	in := unsafe.Slice((*byte)(unsafe.Pointer(settings)), unsafe.Sizeof(*settings))
 	out := make([]byte, outHeaderSize+int(unsafe.Sizeof(fuse.InitOut{})))
 	if _, st := ps.HandleRequest([][]byte{in}, [][]byte{out}); st != fuse.OK {
@@ -410,6 +410,9 @@ const (
 // quick reports whether a request is answered at once: nothing is copied up
 // and nothing synced.
 func (r *rawFS) quick(h *fuse.InHeader) bool {
+	if h.NodeId == pastList {
+		return false // the history is read
+	}
 	switch h.Opcode {
 	case wireLookup, wireGetattr, wireReadlink, wireSymlink, wireMknod, wireMkdir, wireUnlink, wireRmdir, wireOpen,
 		wireStatfs, wireRelease, wireGetxattr, wireListxattr, wireFlush, wireOpendir, wireReaddir, wireReleasedir,

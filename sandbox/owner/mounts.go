@@ -59,7 +59,11 @@ func (s *server) fuse(r request, fd int) (Mount, error) {
 	s.mounts[m.ID] = m
 	s.mu.Unlock()
 
-	m.server, err = fs.Serve(dev, src, fs.Options{Writeback: want.Writeback, Logger: s.log})
+	opt := fs.Options{Writeback: want.Writeback, Logger: s.log}
+	if want.Snapshot == 0 {
+		opt.Past = past{s.sess, s.live.Tree(want.Tree)}
+	}
+	m.server, err = fs.Serve(dev, src, opt)
 	close(m.ready)
 	if err != nil {
 		s.unserve(m)
