@@ -126,7 +126,7 @@ func obey(c command, srv *Server, tree *overlay.Tree, f *overlay.Face) (reply, e
 		}
 		b := overlay.Quiesce(tree)
 		defer b.Release()
-		return reply{}, b.Switch(0, c.Stack)
+		return reply{}, b.Switch(0, c.Stack, nil)
 	}
 	dir, name := filepath.Split(c.Path)
 	p, _, err := f.Walk(filepath.Clean("/" + dir)[1:])

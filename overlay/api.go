@@ -97,6 +97,9 @@ type Config struct {
 	// FirstIno is the lowest inode number that a new node may get: one above
 	// all that layers outside the stack may have used. 0 is no bound.
 	FirstIno uint64
+	// Synced is called when something in the active layer was synced on behalf
+	// of a program, before it is told so; it may be nil.
+	Synced func() error
 	// NoWatch switches off watching the base's directories.
 	NoWatch bool
 }

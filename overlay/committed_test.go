@@ -27,7 +27,7 @@ func committed(t *testing.T, tr *Tree, paths ...string) {
 	if err := tr.Flatten(all, to, Keep{Drop: func(p string) bool { return drop[p] }}); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.Switch(0, Stack{Sealed: []Range{{to, to}}, Active: next}); err != nil {
+	if err := b.Switch(0, Stack{Sealed: []Range{{to, to}}, Active: next}, nil); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -402,7 +402,10 @@ func (f *Face) Fsync(n *Node, dataOnly bool) error {
 			return err
 		}
 	}
-	return t.syncNames(n)
+	if err := t.syncNames(n); err != nil || t.cfg.Synced == nil {
+		return err
+	}
+	return t.cfg.Synced()
 }
 
 func (t *Tree) syncFile(n *Node, dataOnly bool) error {

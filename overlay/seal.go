@@ -150,8 +150,15 @@ func (c *cut) done() {
 // prepared and empty. Nodes that are on both sides stay what they are and
 // change under those who hold them, as if they had been overwritten; those
 // that the new side lacks are as unlinked.
-func (b *Barrier) Switch(i int, s Stack) error {
+//
+// The plan, which may be nil, is that of [Tree.PlanSwitch]. Without one, or
+// where something changed since, the switch takes time in all that the tree
+// knows.
+func (b *Barrier) Switch(i int, s Stack, plan *Plan) error {
 	t := b.trees[i]
+	if !plan.fits(t, s) {
+		plan = nil
+	}
 	if err := t.rec.flush(); err != nil {
 		return fmt.Errorf("tree %q: switch: %w", t.cfg.Name, err)
 	}
@@ -175,9 +182,13 @@ func (b *Barrier) Switch(i int, s Stack) error {
 	t.dirty = false
 	t.sealed = sealedNames{layer: oldView.active, stack: oldView.sealedWith(0).sealed, names: t.names}
 	t.names = make(map[dent]bool)
-	t.findLinks()
-	t.remapBase()
-	b.events[i] = append(b.events[i], t.differences(oldView)...)
+	if plan != nil {
+		b.events[i] = append(b.events[i], plan.apply(t)...)
+	} else {
+		t.findLinks()
+		t.remapBase()
+		b.events[i] = append(b.events[i], t.differences(oldView)...)
+	}
 	if err := t.flushRecord(); err != nil {
 		return err
 	}

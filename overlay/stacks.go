@@ -3,6 +3,7 @@ package overlay
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,8 +18,16 @@ func (t *Tree) Load(s Stack) error {
 	v := newView(s)
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	// Mostly it is a part of what was asked for before.
+	within := func(r Range) bool {
+		return slices.ContainsFunc(t.checked, func(c Range) bool { return c.From <= r.From && r.To <= c.To })
+	}
+	if !slices.ContainsFunc(v.sealed, func(r Range) bool { return !within(r) }) {
+		return nil
+	}
 	missing := t.notLoaded(v)
 	if len(missing) == 0 {
+		t.checked = v.sealed
 		return nil
 	}
 	ld := &loader{t: t, v: v, met: t.loaded, byIno: map[uint64]*Node{}, born: map[*Node]string{}}
@@ -146,6 +155,7 @@ func (t *Tree) Forget(keep func(LayerID) bool, stacks []Stack) error {
 			}
 		}
 	}
+	t.checked = nil
 	for l := range t.loaded {
 		if gone(l) {
 			t.dropWas(l)

@@ -42,7 +42,7 @@ func TestSwitchUnderOpenFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := Quiesce(tr)
-	if err := b.Switch(0, Stack{Sealed: []Range{{1, 1}}, Active: 4}); err != nil {
+	if err := b.Switch(0, Stack{Sealed: []Range{{1, 1}}, Active: 4}, nil); err != nil {
 		t.Fatal(err)
 	}
 	b.Release()

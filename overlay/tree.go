@@ -65,6 +65,7 @@ type Tree struct {
 	tmpSeq   atomic.Uint64
 	dirty    bool             // the active layer has changes
 	loaded   map[LayerID]bool // layers whose records are in memory
+	checked  []Range          // of layers that are all loaded
 	names    map[dent]bool    // names that the active layer changed
 	sealed   sealedNames      // those of the layer sealed last
 	closed   bool

@@ -17,13 +17,21 @@ type BlameLine struct {
 	Version int
 }
 
-// Blame tells of every line of the last of a file's versions, the oldest
-// first, which of them brought it. A nil version has no file.
-func Blame(versions []*Content) ([]BlameLine, error) {
+// Blame tells of every line of the last of a file's n versions, the oldest
+// first, which of them brought it. It opens one version after the other; a nil
+// one has no file.
+func Blame(n int, open func(i int) (*Content, error)) ([]BlameLine, error) {
 	var lines []string
 	var from []int
-	for i, c := range versions {
+	for i := range n {
+		c, err := open(i)
+		if err != nil {
+			return nil, err
+		}
 		now, err := blameText(c)
+		if c != nil {
+			c.Close()
+		}
 		if err != nil {
 			return nil, err
 		}

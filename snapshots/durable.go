@@ -11,12 +11,17 @@ import (
 // stageFile writes text durably to tmp in dir, ready to be renamed over what it
 // replaces. A tmp that a crash left is overwritten.
 func stageFile(fs hostfs.FS, dir int, tmp string, text []byte) error {
+	return stage(fs, dir, tmp, text, true)
+}
+
+// stage is stageFile, durably or not.
+func stage(fs hostfs.FS, dir int, tmp string, text []byte, durable bool) error {
 	fd, err := fs.Open(dir, tmp, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("create %s: %w", tmp, err)
 	}
 	err = hostfs.WriteFull(fs, fd, text, 0)
-	if err == nil {
+	if err == nil && durable {
 		err = fs.Fsync(fd)
 	}
 	if cerr := fs.Close(fd); err == nil {

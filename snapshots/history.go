@@ -153,17 +153,14 @@ func (s *Session) History() ([]Snapshot, error) {
 		return nil, err
 	}
 	defer s.store.fs.Close(dir)
-	all, err := readHistory(s.store.fs, dir)
+	all, err := s.lines(dir)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", filepath.Join(s.Dir(), historyFile), err)
+		return nil, err
 	}
 	m := s.man.Load()
 	last := m.last()
-	if last.Number != 0 && (len(all) == 0 || all[len(all)-1].Number < last.Number) {
-		all = append(all, last) // its line is about to be written
-	}
 	there := &present{store: s.store, man: m, dir: dir, have: map[string][]overlay.LayerID{}}
-	out := all[:0]
+	out := make([]Snapshot, 0, len(all)+1)
 	for _, snap := range all {
 		// A later one is about to become true, or never did.
 		if snap.Number > last.Number {
@@ -173,7 +170,61 @@ func (s *Session) History() ([]Snapshot, error) {
 			out = append(out, snap)
 		}
 	}
+	if last.Number != 0 && (len(out) == 0 || out[len(out)-1].Number < last.Number) {
+		out = append(out, last) // its line is about to be written
+	}
 	return out, nil
+}
+
+// historyCache are the lines of a history as a file of that size and age had
+// them.
+type historyCache struct {
+	ino, size uint64
+	mtime     unix.StatxTimestamp
+	list      []Snapshot
+}
+
+// lines reads the history, if it is not what was read last. The list is shared
+// and must not be changed.
+func (s *Session) lines(dir int) ([]Snapshot, error) {
+	var st unix.Statx_t
+	err := s.store.fs.Stat(dir, historyFile, &st)
+	if err == unix.ENOENT {
+		return nil, nil
+	}
+	var list []Snapshot
+	if err == nil {
+		if c := s.hist.Load(); c != nil && c.ino == st.Ino && c.size == st.Size && c.mtime == st.Mtime {
+			return c.list, nil
+		}
+		list, err = readHistory(s.store.fs, dir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", filepath.Join(s.Dir(), historyFile), err)
+	}
+	s.hist.Store(&historyCache{ino: st.Ino, size: st.Size, mtime: st.Mtime, list: list})
+	return list, nil
+}
+
+// line finds the snapshot of that number in the history.
+func (s *Session) line(n overlay.LayerID) (Snapshot, bool, error) {
+	dir, err := s.openDir()
+	if err != nil {
+		return Snapshot{}, false, err
+	}
+	defer s.store.fs.Close(dir)
+	all, err := s.lines(dir)
+	if err != nil {
+		return Snapshot{}, false, err
+	}
+	i, ok := slices.BinarySearchFunc(all, n, func(s Snapshot, n overlay.LayerID) int { return int(s.Number) - int(n) })
+	m := s.man.Load()
+	if !ok || n > m.last().Number {
+		return Snapshot{}, false, nil
+	}
+	snap := m.withReplaced(all[i])
+	there := &present{store: s.store, man: m, dir: dir, have: map[string][]overlay.LayerID{}}
+	return snap, there.all(snap), nil
 }
 
 // readHistory reads the lines in dir. A torn last line is no line.
@@ -315,15 +366,16 @@ func (s *Session) snapshot(n overlay.LayerID) (Snapshot, error) {
 		}
 		return s.man.Load().withReplaced(snap), nil
 	}
+	snap, ok, err := s.line(n)
+	if ok || err != nil {
+		return snap, err
+	}
 	all, err := s.History()
 	if err != nil {
 		return Snapshot{}, err
 	}
 	near := overlay.LayerID(0)
 	for _, snap := range all {
-		if snap.Number == n {
-			return snap, nil
-		}
 		if max(snap.Number, n)-min(snap.Number, n) < max(near, n)-min(near, n) {
 			near = snap.Number
 		}

@@ -42,7 +42,9 @@ type Live struct {
 	sem     chan struct{}
 	durable overlay.LayerID // see manifest.Durable
 	broken  error           // the manifest and the trees may differ: no more seals
-	closed  bool
+	// lazy: the manifest may not be on the disk yet; see lazy.go.
+	lazy   lazyState
+	closed bool
 }
 
 // Open takes the session's lock and opens its trees. A session that another
@@ -59,6 +61,8 @@ func (s *Session) Open(ctx context.Context, opt OpenOptions) (*Live, error) {
 		return nil, err
 	}
 	l := &Live{held: h, sem: make(chan struct{}, 1)}
+	l.lazy.lazy = l.keptBefore()
+	h.written = l.manifestWritten
 	if err := l.open(opt); err != nil {
 		_ = l.closeTrees()
 		h.release()
@@ -127,6 +131,7 @@ func (l *Live) openTree(t treeRecord, opt OpenOptions, stack overlay.Stack) (*ov
 
 		LayerDirs: origins,
 		FirstIno:  t.Inodes,
+		Synced:    l.syncManifest,
 	}, stack)
 	if err != nil {
 		return nil, false, fmt.Errorf("tree %q: %w", t.Name, err)
@@ -252,9 +257,9 @@ func (l *Live) Close() error {
 		return err
 	}
 	l.closed = true
-	var err error
+	err := l.syncManifest()
 	if m := l.held.man.Load(); l.durable > m.Durable || m.Boot != bootID() {
-		err = l.held.update(func(m *manifest) { m.Durable, m.Boot = l.durable, bootID() })
+		err = errors.Join(err, l.held.update(func(m *manifest) { m.Durable, m.Boot = l.durable, bootID() }))
 	}
 	l.held.release()
 	return err

@@ -319,6 +319,9 @@ func readManifest(fs hostfs.FS, dir int, path string) (*manifest, error) {
 	}
 	m, err := decodeManifest(b)
 	if err != nil {
+		if kept, kerr := keptManifest(fs, dir, path, b); kerr == nil {
+			return kept, nil
+		}
 		return nil, fmt.Errorf("%s: %w", filepath.Join(path, manifestFile), err)
 	}
 	return m, nil

@@ -114,7 +114,7 @@ func (l *Live) restack(m *manifest) error {
 			return err
 		}
 	}
-	err := l.switchTo(m, nil, nil, func(q *quiesced) error {
+	err := l.switchTo(m, false, nil, nil, func(q *quiesced) error {
 		for i := range l.trees {
 			if err := q.rest.Restack(i, m.Trees[i].Stack); err != nil {
 				return err

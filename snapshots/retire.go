@@ -134,7 +134,7 @@ func (l *Live) tryRetire(r retirement) (Snapshot, error) {
 			return Snapshot{}, err
 		}
 	}
-	err := l.switchTo(m, q, nil, func(q *quiesced) error {
+	err := l.switchTo(m, false, q, nil, func(q *quiesced) error {
 		if q.rest != nil {
 			if err := q.rest.Seal(next); err != nil {
 				return err
@@ -252,10 +252,15 @@ func (q *quiesced) release() {
 	}
 }
 
-// switchAll gives the trees of a barrier other stacks.
-func switchAll(b *overlay.Barrier, stacks []overlay.Stack) error {
+// switchAll gives the trees of a barrier other stacks, by the plans that there
+// are.
+func switchAll(b *overlay.Barrier, stacks []overlay.Stack, plans ...*overlay.Plan) error {
 	for i, s := range stacks {
-		if err := b.Switch(i, s); err != nil {
+		var plan *overlay.Plan
+		if i < len(plans) {
+			plan = plans[i]
+		}
+		if err := b.Switch(i, s, plan); err != nil {
 			return err
 		}
 	}

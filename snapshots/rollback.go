@@ -18,12 +18,12 @@ import (
 // have them open, as if they had been overwritten; others are as unlinked. What
 // the session was until now is sealed first, and can be returned to.
 //
-// The steps: the records of layers that are not in memory are read; the next
-// active layer is prepared and the new manifest staged, while programs go on;
-// admission stops; what changed since the last seal gets its line in the
-// history; the manifest is renamed, which is the moment it happened; the trees
-// switch; admission goes on; the views are told what is no longer true, and
-// Rollback returns when they were.
+// The steps: what was changed is sealed; the records of layers that are not in
+// memory are read; the switch is planned, the next active layer prepared and the
+// new manifest staged, while programs go on; admission stops; the manifest is
+// renamed, which is the moment it happened; the trees switch; admission goes on;
+// the views are told what is no longer true, and Rollback returns when they
+// were.
 func (l *Live) Rollback(ctx context.Context, r Rollback) (RolledBack, error) {
 	if err := l.acquire(ctx); err != nil {
 		return RolledBack{}, err
@@ -43,58 +43,100 @@ func (l *Live) rollback(ctx context.Context, r Rollback) (out RolledBack, err er
 	if out.To, err = l.held.snapshot(r.To); err != nil {
 		return out, err
 	}
+	// What is changed up to here is sealed, and the switch planned, while
+	// programs go on. Where they change something in between, however often it
+	// is tried, the switch itself has to look at all there is.
+	for try := 0; ; try++ {
+		if l.dirty() {
+			if out.Before, err = l.seal(SealOptions{Cause: beforeRollback(out.To)}); err != nil {
+				return out, err
+			}
+		}
+		if err := l.trySwitch(ctx, &out, try == rollbackTries); !errors.Is(err, errDirty) {
+			return out, err
+		}
+	}
+}
+
+// rollbackTries is how often a switch is planned anew.
+const rollbackTries = 3
+
+// errDirty: something changed since the switch was planned.
+var errDirty = errors.New("changed since")
+
+func beforeRollback(to Snapshot) Cause {
+	return Cause{Kind: CauseBefore, Text: "rollback to " + refOf(to)}
+}
+
+// trySwitch does all that follows the first seal; unless it is the last try, it
+// does nothing and fails with errDirty where programs changed something since.
+func (l *Live) trySwitch(ctx context.Context, out *RolledBack, last bool) error {
 	m := l.held.man.Load().clone()
 	number, next := m.Next, m.Next+1
 	stacks := make([]overlay.Stack, len(m.Trees))
+	plans := make([]*overlay.Plan, len(m.Trees))
 	for i, t := range l.trees {
 		stacks[i] = overlay.Stack{Sealed: out.To.Stacks[t.Name()].Sealed}
 		if err := t.Load(stacks[i]); err != nil {
-			return out, err
+			return err
 		}
 		stacks[i].Active = next
 		m.Trees[i].Stack = stacks[i]
+		plans[i] = t.PlanSwitch(stacks[i])
 	}
 	m.unretire()
 	if err := l.prepare(next, true); err != nil {
-		return out, err
+		return err
 	}
 	m.Next = next + 1
 	m.Last = &lastRecord{Number: number, Cause: rollbackCause(out.To), Time: l.held.store.now().UTC()}
-	out.Before = l.held.Last()
-	began := time.Now()
+	if last := l.held.Last(); last.Number != out.Before.Number {
+		out.Before = last
+	}
+	var began time.Time
 	dirty := false
-	err = l.switchTo(m, nil, func() error {
+	err := l.switchTo(m, false, nil, func() error {
 		began = time.Now()
 		if dirty = l.dirty(); !dirty {
 			return nil
 		}
-		out.Before = l.unsealed(Cause{Kind: CauseBefore, Text: "rollback to " + refOf(out.To)})
+		if !last {
+			return errDirty
+		}
+		out.Before = l.unsealed(beforeRollback(out.To))
 		return appendHistory(l.fs(), l.held.dir, historyLine{Snapshot: out.Before}, true)
-	}, func(q *quiesced) error { return switchAll(q.rest, stacks) })
+	}, func(q *quiesced) error { return switchAll(q.rest, stacks, plans...) })
 	if err != nil {
-		return out, err
+		return err
 	}
 	out.Switch = time.Since(began)
-	began = time.Now()
-	for _, t := range l.trees {
-		if err := t.Flush(ctx); err != nil {
-			return out, err
-		}
+	if out.Invalidate, err = l.tellViews(ctx); err != nil {
+		return err
 	}
-	out.Invalidate = time.Since(began)
 	out.Now = m.last()
 	out.Now.Changed = 0
 	if err := appendHistory(l.fs(), l.held.dir, historyLine{Snapshot: out.Now}, true); err != nil {
-		return out, err
+		return err
 	}
 	if err := l.fs().Fsync(l.held.dir); err != nil {
-		return out, fmt.Errorf("sync the session's directory: %w", err)
+		return fmt.Errorf("sync the session's directory: %w", err)
 	}
 	if dirty {
-		return out, l.recount(&out.Before)
+		return l.recount(&out.Before)
 	}
 	// The active layer, which held nothing, has no use any more.
-	return out, l.dropEmpty(out.Before, next)
+	return l.dropEmpty(out.Before, next)
+}
+
+// tellViews waits until all views were told what a switch made untrue.
+func (l *Live) tellViews(ctx context.Context) (time.Duration, error) {
+	began := time.Now()
+	for _, t := range l.trees {
+		if err := t.Flush(ctx); err != nil {
+			return 0, err
+		}
+	}
+	return time.Since(began), nil
 }
 
 // unretire takes out of the records of retired layers those that a stack has

@@ -101,7 +101,7 @@ func (l *Live) seal(opt SealOptions) (Snapshot, error) {
 		m.Trees[i].Stack = overlay.Stack{Sealed: addLayer(m.Trees[i].Stack.Sealed, sealed), Active: next}
 	}
 	m.Next = next + 1
-	err := l.switchTo(m, nil, nil, func(q *quiesced) error { return q.rest.Seal(next) })
+	err := l.switchTo(m, !opt.Durable, nil, nil, func(q *quiesced) error { return q.rest.Seal(next) })
 	if err != nil {
 		return fail(err)
 	}
@@ -146,10 +146,11 @@ func (l *Live) prepare(n overlay.LayerID, durable bool) error {
 
 // switchTo makes m the manifest and does in the trees what it says, with no
 // operation in flight: q, or where that is nil a barrier of its own, holds them.
-// Of first, which may be nil, an error leaves everything as it is.
+// Of first, which may be nil, an error leaves everything as it is. A lazy one may
+// be lost in a power cut, as long as nobody synced anything after it.
 //
 // Preconditions: sem is held.
-func (l *Live) switchTo(m *manifest, q *quiesced, first func() error, do func(*quiesced) error) error {
+func (l *Live) switchTo(m *manifest, lazy bool, q *quiesced, first func() error, do func(*quiesced) error) error {
 	m.Durable = l.durable
 	for i, t := range l.trees {
 		// Some more are made until the programs are held.
@@ -165,7 +166,13 @@ func (l *Live) switchTo(m *manifest, q *quiesced, first func() error, do func(*q
 	}
 	const tmp = manifestFile + ".new"
 	fs, dir := l.fs(), l.held.dir
-	if err := stageFile(fs, dir, tmp, text); err != nil {
+	if lazy {
+		if err := l.keepManifest(); err != nil {
+			return err
+		}
+		defer l.keptManifestDone()
+	}
+	if err := stage(fs, dir, tmp, text, !lazy); err != nil {
 		return err
 	}
 	if q == nil {
@@ -186,6 +193,9 @@ func (l *Live) switchTo(m *manifest, q *quiesced, first func() error, do func(*q
 		return l.revert(err)
 	}
 	l.held.man.Store(m)
+	if !lazy {
+		l.manifestWritten()
+	}
 	return nil
 }
 
@@ -198,6 +208,7 @@ func (l *Live) revert(err error) error {
 		l.broken = fmt.Errorf("the record could not be put back after a failed seal (%w); end its commands and open it again", werr)
 		return errors.Join(err, l.broken)
 	}
+	l.manifestWritten()
 	return err
 }
 
@@ -225,6 +236,7 @@ func (l *Live) makeDurable(n overlay.LayerID) error {
 	if err := l.fs().Fsync(l.held.dir); err != nil {
 		return fmt.Errorf("sync the session's directory: %w", err)
 	}
+	l.manifestWritten()
 	l.durable = n
 	return nil
 }

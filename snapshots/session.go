@@ -28,6 +28,7 @@ type Session struct {
 	store *Store
 	id    string
 	man   atomic.Pointer[manifest]
+	hist  atomic.Pointer[historyCache]
 }
 
 // load reads the session in sessions/<id>.
@@ -142,6 +143,8 @@ type held struct {
 	*Session
 	dir  int // the session's directory
 	lock int
+	// written is called when a manifest was written out; it may be nil.
+	written func()
 }
 
 // hold takes the session's lock and reads the manifest as it is then.
@@ -216,6 +219,9 @@ func (h *held) update(change func(*manifest)) error {
 		return fmt.Errorf("session %s: %w", h.Name(), err)
 	}
 	h.man.Store(m)
+	if h.written != nil {
+		h.written()
+	}
 	return nil
 }
 

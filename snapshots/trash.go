@@ -325,7 +325,7 @@ func (l *Live) switchBack(m *manifest, stacks []overlay.Stack) error {
 	if l.dirty() {
 		return errChangedSince
 	}
-	return l.switchTo(m, q, nil, func(q *quiesced) error { return switchAll(q.flat, stacks) })
+	return l.switchTo(m, false, q, nil, func(q *quiesced) error { return switchAll(q.flat, stacks) })
 }
 
 // Purge removes an element of the trash for good: a session with all its

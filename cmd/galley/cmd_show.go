@@ -197,31 +197,26 @@ func blame(p point, tree, path string) ([]review.BlameLine, []overlay.LayerID, e
 	}
 	layers := sealed.Trees()[at].Face.PathLayers(path)
 	layers = slices.DeleteFunc(layers, func(l overlay.LayerID) bool { return l <= overlay.Replaced })
-	versions := []*review.Content{}
+	stacks := append([]overlay.LayerID{overlay.Replaced}, layers...)
+	var face *overlay.Face
 	defer func() {
-		for _, c := range versions {
-			if c != nil {
-				c.Close()
-			}
+		if face != nil {
+			face.Detach()
 		}
 	}()
-	for _, l := range append([]overlay.LayerID{overlay.Replaced}, layers...) {
-		face, err := sealed.View(tree, p.snapshot.Upto(l).Stacks[tree])
-		if err != nil {
-			return nil, nil, err
+	lines, err := review.Blame(len(stacks), func(i int) (*review.Content, error) {
+		if face != nil {
+			face.Detach()
 		}
-		defer face.Detach()
+		if face, err = sealed.View(tree, p.snapshot.Upto(stacks[i]).Stacks[tree]); err != nil {
+			return nil, err
+		}
 		c, err := review.FaceView(face).Open(path)
-		last := len(versions) == len(layers)
-		if err != nil && !last && !isFailure(err) {
-			c, err = nil, nil // it was not there yet, or no file
+		if err != nil && i < len(stacks)-1 && !isFailure(err) {
+			return nil, nil // it was not there yet, or no file
 		}
-		if err != nil {
-			return nil, nil, err
-		}
-		versions = append(versions, c)
-	}
-	lines, err := review.Blame(versions)
+		return c, err
+	})
 	if errors.Is(err, review.ErrBinary) {
 		err = withHint(err, "galley diff tells whether it changed")
 	}

@@ -86,12 +86,13 @@ type scale struct {
 	bigSize    int64 // bytes of the large file
 	manyFiles  int   // in the tree of the session rows
 	iterations int   // of the latency rows
+	snapshots  int   // in the session of the history rows
 }
 
 var scales = map[string]scale{
-	"small":  {"small", 2000, 500, 1000, 64 << 20, 5000, 20000},
-	"medium": {"medium", 20000, 5000, 10000, 256 << 20, 20000, 50000},
-	"full":   {"full", 20000, 5000, 10000, 1 << 30, 100000, 100000},
+	"small":  {"small", 2000, 500, 1000, 64 << 20, 5000, 20000, 1000},
+	"medium": {"medium", 20000, 5000, 10000, 256 << 20, 20000, 50000, 10000},
+	"full":   {"full", 20000, 5000, 10000, 1 << 30, 100000, 100000, 10000},
 }
 
 func run(o *options) (err error) {

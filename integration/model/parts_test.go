@@ -179,7 +179,7 @@ func cut(tree *overlay.Tree, r request) error {
 	if r.Stack == nil {
 		err = b.Seal(r.Next)
 	} else {
-		err = b.Switch(0, overlay.Stack{Sealed: r.Stack.Sealed, Active: r.Next})
+		err = b.Switch(0, overlay.Stack{Sealed: r.Stack.Sealed, Active: r.Next}, nil)
 	}
 	b.Release()
 	if err != nil {

@@ -263,8 +263,9 @@ func (s *Session) switchTo(stack overlay.Stack) error {
 	if err := s.Tree.Load(stack); err != nil {
 		return fmt.Errorf("load %v: %w", stack, err)
 	}
+	plan := s.Tree.PlanSwitch(stack)
 	b := overlay.Quiesce(s.Tree)
-	err = b.Switch(0, stack)
+	err = b.Switch(0, stack, plan)
 	b.Release()
 	if err != nil {
 		return fmt.Errorf("switch to %v: %w", stack, err)
