@@ -79,6 +79,7 @@ func newApp(e *env) *cli.App {
 			forkCommand(e), pickCommand(e), pruneCommand(e),
 			sessionsCommand(e), attachCommand(e), duCommand(e), gcCommand(e),
 			mountCommand(e), unmountCommand(e), overlayCommand(e),
+			mcpCommand(e), toolCommand(e),
 			doctorCommand(e), completionCommand(e), versionCommand(e), completeCommand(e),
 		},
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"strings"
 
 	"github.com/galleyfs/galley/review/termsafe"
 )
@@ -20,3 +21,12 @@ func safePath(p string) string {
 
 // selfPID tells this process from other users of a session.
 var selfPID = os.Getpid()
+
+// safeLines is safeLine for text of several lines.
+func safeLines(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		lines[i] = safeLine(l)
+	}
+	return strings.Join(lines, "\n")
+}

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/galleyfs/galley/review"
+	"github.com/galleyfs/galley/sandbox"
+	"github.com/galleyfs/galley/sandbox/local"
+	"github.com/galleyfs/galley/sandbox/owner"
+	"github.com/galleyfs/galley/sandbox/tools"
+	"github.com/galleyfs/galley/snapshots"
+)
+
+// agentFlags are the options of the commands that land tools in a session.
+func agentFlags() []cli.Flag {
+	return append([]cli.Flag{
+		&cli.StringFlag{Name: "base", Usage: "the project `DIR` (default: the nearest directory upwards that has a .git, else this one)"},
+		&cli.StringFlag{Name: "session", Aliases: []string{"s"}, Usage: "use the session `NAME`; with --new, give the new one this name"},
+		boolFlag("new", "start a new session, even if the project has one"),
+	}, sandboxFlags()...)
+}
+
+// agentOptions are those options.
+func agentOptions(c *cli.Context) (runOptions, error) {
+	o := runOptions{base: c.String("base"), session: c.String("session"), create: c.Bool("new")}
+	if o.base != "" && o.session != "" && !o.create {
+		return o, usagef(c, "--base chooses a project and --session a session; give one of them, or --new")
+	}
+	var err error
+	o.sandbox, err = sandboxOptionsOf(c)
+	return o, err
+}
+
+// toolSet makes the tools over a local sandbox of a session, which the first
+// call starts.
+func (e *env) toolSet(sess *snapshots.Session, o sandboxOptions, client string) *tools.Set {
+	return tools.New(tools.Options{
+		Client:  client,
+		History: &agentHistory{e, sess},
+		Events:  e.log,
+		Sandbox: func(ctx context.Context) (sandbox.Sandbox, error) {
+			opt := local.Options{
+				Session: sess, AllowSockets: o.sockets, AllowAbstractSockets: o.abstract, HostTmp: o.hostTmp,
+				Caches: o.caches, Owner: owner.Options{Log: e.log, What: client},
+			}
+			if home := e.getenv("HOME"); !o.noCaches && home != "" {
+				opt.Caches = append(opt.Caches, local.DefaultCaches(home)...)
+			}
+			return local.Open(ctx, opt)
+		},
+	})
+}
+
+// agentHistory is what of a session's history an agent may use. It holds no
+// way to commit.
+type agentHistory struct {
+	e    *env
+	sess *snapshots.Session
+}
+
+var _ tools.History = (*agentHistory)(nil)
+
+// control runs fn with the session's owner, or under its lock.
+func (h *agentHistory) control(ctx context.Context, fn func(owner.Controller) error) error {
+	ctrl, err := owner.Control(ctx, h.sess)
+	if err != nil {
+		return err
+	}
+	err = fn(ctrl)
+	if closeErr := ctrl.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
+
+// Checkpoint is [tools.History.Checkpoint].
+func (h *agentHistory) Checkpoint(ctx context.Context, c tools.Checkpoint) error {
+	return h.control(ctx, func(ctrl owner.Controller) error {
+		_, err := ctrl.Seal(ctx, snapshots.SealOptions{Cause: snapshots.Cause{
+			Kind: snapshots.CauseTool, Text: c.Tool, Args: c.Args, Start: c.Start, Duration: c.Duration, Exit: c.Exit,
+		}})
+		return err
+	})
+}
+
+// proof is the session's proof now, or the part of it that paths name.
+func (h *agentHistory) proof(ctx context.Context, paths []string, cause snapshots.Cause) (*proof, *review.ChangeSet, error) {
+	p, err := h.e.takeProof(ctx, h.sess, cause)
+	if err != nil {
+		return nil, nil, err
+	}
+	abs := make([]string, len(paths))
+	for i, path := range paths {
+		if abs[i] = path; !filepath.IsAbs(path) {
+			abs[i] = filepath.Join(h.sess.Trees()[0].Mount, path)
+		}
+	}
+	set, err := p.selected(abs)
+	if err != nil {
+		p.Close()
+		return nil, nil, err
+	}
+	return p, set, nil
+}
+
+// Diff is [tools.History.Diff].
+func (h *agentHistory) Diff(ctx context.Context, paths []string, summary bool) (string, error) {
+	p, set, err := h.proof(ctx, paths, snapshots.Cause{Kind: snapshots.CauseReview})
+	if err != nil {
+		return "", err
+	}
+	defer p.Close()
+	var b bytes.Buffer
+	if summary {
+		err = review.WriteNameStatus(ctx, &b, set)
+	} else {
+		_, err = review.WritePatch(ctx, &b, set, review.PatchOptions{NoBinary: true})
+	}
+	return b.String(), err
+}
+
+// Log is [tools.History.Log].
+func (h *agentHistory) Log(_ context.Context, limit int) ([]tools.Point, error) {
+	if err := h.sess.Reload(); err != nil {
+		return nil, err
+	}
+	history, err := h.sess.History()
+	if err != nil {
+		return nil, err
+	}
+	last := h.sess.Last()
+	var out []tools.Point
+	for i := len(history) - 1; i >= 0 && len(out) < limit; i-- {
+		if listed(history[i]) {
+			out = append(out, pointOf(history[i], last))
+		}
+	}
+	return out, nil
+}
+
+// shownPaths is how many paths a point names.
+const shownPaths = 10
+
+func pointOf(s, last snapshots.Snapshot) tools.Point {
+	info := newSnapshotInfo(s, last)
+	p := tools.Point{Number: int(s.Number), Name: s.Name, What: whatRan(info), Time: s.Time, Changed: s.Changed}
+	for _, c := range info.Changes[:min(shownPaths, len(info.Changes))] {
+		p.Paths = append(p.Paths, safePath(c.Path))
+	}
+	return p
+}
+
+// Snapshot is [tools.History.Snapshot].
+func (h *agentHistory) Snapshot(ctx context.Context, name string) (tools.Point, error) {
+	var out tools.Point
+	err := h.control(ctx, func(ctrl owner.Controller) error {
+		s, err := ctrl.Seal(ctx, snapshots.SealOptions{Name: name, Cause: snapshots.Cause{Kind: snapshots.CauseAsked}, Durable: true})
+		out = pointOf(s, s)
+		return err
+	})
+	return out, err
+}
+
+// Rollback is [tools.History.Rollback].
+func (h *agentHistory) Rollback(ctx context.Context, to string) (now, before tools.Point, err error) {
+	if err := refuseInterrupted(h.sess); err != nil {
+		return now, before, err
+	}
+	if err := h.sess.Reload(); err != nil {
+		return now, before, err
+	}
+	snap, err := h.sess.Snapshot(to)
+	if err != nil {
+		return now, before, sandbox.Errorf(sandbox.NotFound, "rollback", to, "%w; Log lists the points", err)
+	}
+	err = h.control(ctx, func(ctrl owner.Controller) error {
+		done, err := ctrl.Rollback(ctx, snapshots.Rollback{To: snap.Number})
+		now, before = pointOf(done.Now, done.Now), pointOf(done.Before, done.Now)
+		return err
+	})
+	return now, before, err
+}
+
+// RequestReview is [tools.History.RequestReview]. The request is a point of the
+// history with the agent's message, and its digest is remembered as one that
+// can be committed by name.
+func (h *agentHistory) RequestReview(ctx context.Context, message string) (tools.Review, error) {
+	p, set, err := h.proof(ctx, nil, snapshots.Cause{Kind: snapshots.CauseReview, Text: message, Start: time.Now()})
+	if err != nil {
+		return tools.Review{}, err
+	}
+	defer p.Close()
+	if set.Empty() {
+		return tools.Review{}, sandbox.Errorf(sandbox.NotFound, "request review", "", "the session has changed nothing")
+	}
+	h.e.remember(p, set)
+	return tools.Review{
+		Digest: set.Digest().String(), Changes: len(set.Changes), Summary: review.Summary(set),
+		Command: "galley diff --session " + strconv.Quote(h.sess.Name()),
+	}, nil
+}
+
+// inSession finds or makes the session and runs fn with its tools.
+func (e *env) inSession(ctx context.Context, o runOptions, client string, fn func(*snapshots.Session, *tools.Set) error) error {
+	return e.withStore(ctx, func(ctx context.Context, st *snapshots.Store) error {
+		sess, err := e.runSession(ctx, st, o)
+		if err != nil {
+			return err
+		}
+		set := e.toolSet(sess, o.sandbox, client)
+		err = fn(sess, set)
+		if closeErr := set.Close(); err == nil && closeErr != nil {
+			err = fmt.Errorf("close the sandbox: %w", closeErr)
+		}
+		return err
+	})
+}
