@@ -13,7 +13,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 start=$SECONDS
 need_go
 need_packages git gcc make sqlite3 npm rsync vim tmux fusermount3 setfattr setfacl \
-	setpriv script fuse-overlayfs mkfs.ext4
+	setpriv script fuse-overlayfs mkfs.ext4 mkfs.xfs
 ready_fuse
 
 # Tests print their names (-v within -json), so that what ran can be counted.
