@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -203,5 +204,74 @@ func TestHostMovesADirectoryUnderAMount(t *testing.T) {
 	}
 	if got := string(s.do(command{Op: "read", Path: "dir/c.txt"}).Data); got != "mine\n" {
 		t.Errorf("what the session wrote: %q", got)
+	}
+}
+
+// TestHugeFileThroughAMount: 8 TiB with holes are written at both ends, read,
+// searched and copied up as what they are.
+func TestHugeFileThroughAMount(t *testing.T) {
+	const size = 8 << 40
+	s := mount(t, serveConfig{})
+	host, err := os.OpenFile(s.Base+"/huge", os.O_CREATE|os.O_RDWR, 0o644)
+	must(t, err)
+	defer host.Close()
+	if err := host.Truncate(size); err != nil {
+		t.Skipf("the kernel has no files of 8 TiB on this file system: %v", err)
+	}
+	_, err = host.WriteAt([]byte("middle"), size/2)
+	must(t, err)
+	f, err := os.OpenFile(s.path("huge"), os.O_RDWR, 0)
+	must(t, err)
+	defer f.Close()
+	_, err = f.WriteAt([]byte("end"), size-3)
+	must(t, err)
+	_, err = f.WriteAt([]byte("beyond"), size+1<<20)
+	must(t, err)
+	must(t, f.Sync())
+	for off, want := range map[int64]string{0: "\x00\x00", size / 2: "middle", size - 3: "end", size + 1<<20: "beyond"} {
+		got := make([]byte, len(want))
+		_, err := f.ReadAt(got, off)
+		must(t, err)
+		if string(got) != want {
+			t.Errorf("at %d: %q, want %q", off, got, want)
+		}
+	}
+	if at, err := f.Seek(1<<30, unix.SEEK_DATA); err != nil || at > size/2 || at < size/2-1<<20 {
+		t.Errorf("the data behind 1 GiB is at %d, %v; want %d", at, err, int64(size/2))
+	}
+	if at, err := f.Seek(size/2, unix.SEEK_HOLE); err != nil || at <= size/2 || at > size/2+1<<20 {
+		t.Errorf("the hole behind the middle is at %d, %v", at, err)
+	}
+	var st unix.Stat_t
+	must(t, unix.Fstat(int(f.Fd()), &st))
+	if st.Size != size+1<<20+6 || st.Blocks > 1<<13 {
+		t.Errorf("size %d, %d blocks", st.Size, st.Blocks)
+	}
+	if st, err := host.Stat(); err != nil || st.Size() != size {
+		t.Errorf("the base's file has %d bytes, %v", st.Size(), err)
+	}
+}
+
+// TestReadingCopiesNothing: looking at everything through a mount, and opening
+// it for writing without writing, leaves the layer empty.
+func TestReadingCopiesNothing(t *testing.T) {
+	s := mount(t, serveConfig{})
+	must(t, filepath.WalkDir(s.Dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if _, err := unix.Listxattr(path, make([]byte, 64)); err != nil {
+			return err
+		}
+		_, err = f.Read(make([]byte, 64))
+		return err
+	}))
+	if list, err := os.ReadDir(s.cfg.State + "/layers/1/tree"); err != nil || len(list) != 0 {
+		t.Errorf("the layer holds %v, %v", list, err)
 	}
 }
