@@ -163,7 +163,7 @@ func (r *rawFS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32,
 // told to drop them.
 func (r *rawFS) append(n *overlay.Node, data []byte, seen int64, kill bool) (int, error) {
 	if kill {
-		if _, err := r.face.Setattr(n, overlay.SetAttr{KillSuidgid: true}); err != nil {
+		if err := r.face.DropPrivileges(n); err != nil {
 			return 0, err
 		}
 	}

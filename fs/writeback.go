@@ -11,10 +11,10 @@ import (
 // kernel has forgotten the file; git and make would take that for a change.
 // So a write of cached pages leaves the mtime as it is.
 func (r *rawFS) writeCached(n *overlay.Node, data []byte, off int64, kill bool) (int, error) {
-	done, err := r.face.WriteKeepTimes(n, data, off)
-	if err != nil || !kill {
-		return done, err
+	if kill {
+		if err := r.face.DropPrivileges(n); err != nil {
+			return 0, err
+		}
 	}
-	_, err = r.face.Setattr(n, overlay.SetAttr{KillSuidgid: true})
-	return done, err
+	return r.face.WriteKeepTimes(n, data, off)
 }

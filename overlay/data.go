@@ -281,12 +281,31 @@ func (f *Face) WriteKeepTimes(n *Node, p []byte, off int64) (int, error) {
 
 // WriteKill is Write for a writer whose writing clears the set-id bits.
 func (f *Face) WriteKill(n *Node, p []byte, off int64) (int, error) {
-	done, err := f.Write(n, p, off)
-	if err != nil || done == 0 {
-		return done, err
+	if len(p) > 0 {
+		if err := f.DropPrivileges(n); err != nil {
+			return 0, err
+		}
+	}
+	return f.Write(n, p, off)
+}
+
+// DropPrivileges clears what somebody else's write to n clears: set-id bits and
+// file capabilities. It comes before the write, so that nobody can run what was
+// written with them, and after the copy-up, which brings them along.
+func (f *Face) DropPrivileges(n *Node) error {
+	if err := f.begin(); err != nil {
+		return err
+	}
+	fd, err := f.t.forWrite(n)
+	if err == nil {
+		f.t.fds.done(fd)
+	}
+	f.end()
+	if err != nil {
+		return err
 	}
 	_, err = f.Setattr(n, SetAttr{KillSuidgid: true})
-	return done, err
+	return err
 }
 
 // Append writes p at the end of the file. Appends of one tree do not overlap.

@@ -330,6 +330,72 @@ func TestSetIDGoesWithAWrite(t *testing.T) {
 	f.Forget(n, 1)
 }
 
+// TestCapabilitiesGoWithAWrite: what somebody else wrote to never keeps a file
+// capability, neither that of the base nor one that it got in the session, and
+// has lost it before the new content is there.
+func TestCapabilitiesGoWithAWrite(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: to give files capabilities")
+	}
+	const attr = "security.capability"
+	net := []byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0} // cap_net_bind_service=ep
+	tr, f, dir := newTestTree(t, map[string]string{"written": "#!/bin/sh\n", "appended": "#!/bin/sh\n", "big": strings.Repeat("x", 1<<20)})
+	closeTree(t, tr, f)
+	for _, name := range []string{"written", "appended", "big"} {
+		must(t, unix.Setxattr(filepath.Join(dir, "base", name), attr, net, 0))
+	}
+	var watch func()
+	h := &writeHost{FS: hostfs.OS, before: func() { watch() }}
+	tr, f = openOn(t, h, dir, 0)
+	defer closeTree(t, tr, f)
+	for name, write := range map[string]func(*Node) error{
+		"written":  func(n *Node) error { _, err := f.WriteKill(n, []byte("evil"), 0); return err },
+		"appended": func(n *Node) error { must(t, f.DropPrivileges(n)); _, err := f.Append(n, []byte("evil")); return err },
+		"big": func(n *Node) error {
+			mode := uint32(0o6755)
+			_, err := f.Setattr(n, SetAttr{Mode: &mode})
+			must(t, err)
+			_, err = f.WriteKill(n, []byte("evil"), 0)
+			return err
+		},
+	} {
+		n, _ := walk(t, f, name)
+		gone := func(when string) {
+			if v, err := f.Getxattr(n, attr); Errno(err) != unix.ENODATA {
+				t.Errorf("%s: %s its capability is %x, %v", name, when, v, err)
+			}
+			if a, err := f.Getattr(n); err != nil || a.Mode&0o6000 != 0 {
+				t.Errorf("%s: %s its mode is %o, %v", name, when, a.Mode, err)
+			}
+		}
+		for _, round := range []string{"first", "second"} {
+			seen := false
+			watch = func() { seen = true; gone(round + " while it is written") }
+			must(t, write(n))
+			watch = func() {}
+			if !seen {
+				t.Errorf("%s: nothing was written", name)
+			}
+			gone(round + " afterwards")
+			must(t, f.Setxattr(n, attr, net, 0))
+		}
+		f.Forget(n, 1)
+	}
+}
+
+// writeHost calls before ahead of each write of what a program wrote.
+type writeHost struct {
+	hostfs.FS
+	before func()
+}
+
+func (h *writeHost) Pwrite(fd int, p []byte, off int64) (int, error) {
+	if string(p) == "evil" {
+		h.before()
+	}
+	return h.FS.Pwrite(fd, p, off)
+}
+
 // TestReadingCopiesNothing: looking at everything leaves the layer empty.
 func TestReadingCopiesNothing(t *testing.T) {
 	tr, f, dir := newTestTree(t, map[string]string{"a/b/c": "1", "a/d": "2", "e": "3"})
