@@ -67,9 +67,8 @@ type Server struct {
 // another process). It takes dev over, also when it fails. It returns when the
 // kernel's first request has been answered: from then on the mount works.
 //
-// It doubles GOMAXPROCS of the process, which must not use the mount itself: a
-// thread that waits for its own
-// process to answer can keep that from answering.
+// It doubles GOMAXPROCS of the process, which must not use the mount itself: a thread
+// that waits for its own process to answer can keep that from answering.
 func Serve(dev *os.File, src Source, o Options) (*Server, error) {
 	fd, own, err := takeDevice(dev)
 	if err != nil {

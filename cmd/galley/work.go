@@ -67,7 +67,7 @@ func (e *env) sandbox(ctx context.Context, sess *snapshots.Session, client *owne
 		cfg.Caches = append(cfg.Caches, local.DefaultCaches(home)...)
 	}
 	for _, t := range sess.Trees() {
-		cfg.Views = append(cfg.Views, e.view(client, t, strings.Join(command, " ")))
+		cfg.Views = append(cfg.Views, e.view(client, t, o, strings.Join(command, " ")))
 	}
 	// From here on signals are the command's: one that cancelled ctx would end
 	// it with SIGKILL, whatever it does about them.
@@ -94,13 +94,13 @@ func (e *env) workDir(sess *snapshots.Session, dir string) string {
 }
 
 // view is a tree in the sandbox, served by the session's owner.
-func (e *env) view(client *owner.Client, t snapshots.TreeSpec, description string) local.View {
+func (e *env) view(client *owner.Client, t snapshots.TreeSpec, o sandboxOptions, description string) local.View {
 	return local.View{
 		Path: t.Mount,
 		Serve: func(ctx context.Context, dev *os.File) error {
 			defer dev.Close()
 			_, err := client.ServeFUSE(ctx, owner.FUSE{
-				Tree: t.Name, Mountpoint: t.Mount, Private: true, Description: description,
+				Tree: t.Name, Mountpoint: t.Mount, Private: true, Writeback: o.writeback, Description: description,
 			}, int(dev.Fd()))
 			if err != nil {
 				return fmt.Errorf("serve tree %s: %w", t.Name, err)
