@@ -47,7 +47,7 @@ show "galley diff --name-status"
 show "galley diff README.md"
 
 step "The same session goes on, and sees its own changes."
-show "galley run -- sh -c 'ls -d scripts tools; echo note > NOTES'"
+show "galley run -- sh -c 'ls -d scripts tools; echo note > NOTES; echo one more line >> SECURITY.md'"
 
 step "Throw a part away. It goes to a trash first."
 show "galley discard --yes .ci"
@@ -58,9 +58,9 @@ show "galley commit --yes README.md"
 show "git status --short"
 
 step "Somebody edits the project meanwhile, where the session changed it too: that is drift, and refuses the commit."
-show "echo '# edited on the host' >> scripts/lib.sh"
+show "echo edited on the host >> SECURITY.md"
 show "galley commit --yes"
-show "git checkout -q scripts/lib.sh"
+show "git checkout -q SECURITY.md"
 
 step "Without drift the rest is committed, all or nothing."
 show "galley commit --yes"

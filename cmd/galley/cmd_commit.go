@@ -215,6 +215,9 @@ func (e *env) choosePart(ctx context.Context, sess *snapshots.Session, digest st
 	if err != nil {
 		p.Close()
 	}
+	if err != nil && digest != "" && len(reviewedSnapshots(sess.Dir(), digest)) > 0 {
+		err = withHint(err, "that digest was shown before: the base has changed on the host since, or it was of other PATHS")
+	}
 	return found, err
 }
 
