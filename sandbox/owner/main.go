@@ -153,7 +153,7 @@ func (p *process) run() error {
 	signal.Notify(term, unix.SIGTERM)
 	s := p.server
 	s.log.Info("begin", "pid", os.Getpid(), "version", version())
-	s.start(p.first)
+	s.start(p.first, true)
 	go s.accept(p.ln)
 	select {
 	case <-s.end:

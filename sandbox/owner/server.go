@@ -53,6 +53,9 @@ type peer struct {
 	link  *link
 	state ClientState
 	lease bool // has said hello
+	// user: the owner stays for it. A connection that says nothing, or
+	// nonsense, keeps nobody; the first user's is waited for.
+	user bool
 	// ctx ends with the connection.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -75,19 +78,19 @@ func (s *server) accept(ln *net.UnixListener) {
 			}
 			continue
 		}
-		s.start(conn)
+		s.start(conn, false)
 	}
 }
 
 // start serves one connection, if it is of a process of the same user or root.
-func (s *server) start(conn *net.UnixConn) {
+func (s *server) start(conn *net.UnixConn, first bool) {
 	cred, err := credentials(conn)
 	if err != nil || cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
 		s.log.Warn("connection refused", "cred", cred, "error", err)
 		_ = conn.Close()
 		return
 	}
-	p := &peer{link: &link{conn: conn}, state: ClientState{PID: int(cred.Pid), Since: time.Now()}}
+	p := &peer{link: &link{conn: conn}, user: first, state: ClientState{PID: int(cred.Pid), Since: time.Now()}}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,7 +163,7 @@ func (s *server) hello(p *peer, r request) bool {
 	}
 	if err == nil {
 		s.mu.Lock()
-		p.lease, p.state.What = true, h.What
+		p.lease, p.user, p.state.What = true, true, h.What
 		s.mu.Unlock()
 	}
 	s.reply(p, r, helloAnswer{Protocol: protocol, Version: version(), PID: os.Getpid()}, err)
@@ -283,9 +286,22 @@ func (s *server) shown() []overlay.LayerID {
 //
 // Preconditions: mu is held.
 func (s *server) checkIdle() {
-	if len(s.clients) == 0 && len(s.mounts) == 0 {
+	if s.users() == 0 && len(s.mounts) == 0 {
 		s.finish()
 	}
+}
+
+// users counts the connections that the owner stays for.
+//
+// Preconditions: mu is held.
+func (s *server) users() int {
+	n := 0
+	for p := range s.clients {
+		if p.user {
+			n++
+		}
+	}
+	return n
 }
 
 // finish makes the owner end.
@@ -302,8 +318,8 @@ func (s *server) finish() {
 func (s *server) stop(p *peer, force bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !force && (len(s.clients) > 1 || len(s.mounts) > 0) {
-		return fmt.Errorf("session %s: %w: %d other users, %d mounts", s.sess.Name(), snapshots.ErrBusy, len(s.clients)-1, len(s.mounts))
+	if others := s.users() - 1; !force && (others > 0 || len(s.mounts) > 0) {
+		return fmt.Errorf("session %s: %w: %d other users, %d mounts", s.sess.Name(), snapshots.ErrBusy, others, len(s.mounts))
 	}
 	s.finish()
 	return nil

@@ -251,12 +251,15 @@ func (l *link) readHead(head []byte) (n, fd int, err error) {
 	}
 	fd, err = rights(oob[:oobn])
 	if err == nil && flags&unix.MSG_CTRUNC != 0 {
-		err = errors.New("more than one descriptor in a message")
+		err = errSeveral
 	}
 	return n, fd, err
 }
 
-// rights is the one descriptor in a control message, or -1.
+var errSeveral = errors.New("more than one descriptor in a message")
+
+// rights is the one descriptor in a control message, or -1. The alignment of
+// control messages leaves room for a second, which is as wrong as a third.
 func rights(oob []byte) (int, error) {
 	if len(oob) == 0 {
 		return -1, nil
@@ -265,18 +268,24 @@ func rights(oob []byte) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("control message: %w", err)
 	}
-	got := -1
+	var got []int
 	for i := range msgs {
 		fds, err := unix.ParseUnixRights(&msgs[i])
 		if err != nil {
 			continue
 		}
-		for _, fd := range fds {
-			closeFD(got)
-			got = fd
-		}
+		got = append(got, fds...)
 	}
-	return got, nil
+	switch len(got) {
+	case 0:
+		return -1, nil
+	case 1:
+		return got[0], nil
+	}
+	for _, fd := range got {
+		closeFD(fd)
+	}
+	return -1, errSeveral
 }
 
 func closeFD(fd int) {
