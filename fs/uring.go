@@ -416,13 +416,11 @@ func (r *rawFS) quick(h *fuse.InHeader) bool {
 	switch h.Opcode {
 	case wireLookup, wireGetattr, wireReadlink, wireSymlink, wireMknod, wireMkdir, wireUnlink, wireRmdir, wireOpen,
 		wireStatfs, wireRelease, wireGetxattr, wireListxattr, wireFlush, wireOpendir, wireReaddir, wireReleasedir,
-		wireAccess, wireCreate, wireReaddirplus, wireLseek, wireTmpfile:
-		return true
-	case wireRead:
+		wireAccess, wireCreate, wireReaddirplus, wireLseek, wireTmpfile, wireRead:
 		return true
 	case wireWrite, wireSetattr:
 		n := r.nodes.get(h.NodeId)
-		return h.Length <= spliceMin && (n == nil || r.face.Raised(n))
+		return n == nil || r.face.Raised(n)
 	}
 	return false
 }
