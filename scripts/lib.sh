@@ -12,6 +12,7 @@ package_of() {
 	case $1 in
 	sqlite3 | rsync | make | git | strace | fuse-overlayfs | python3) echo "$1" ;;
 	npm) echo npm ;;
+	node) echo nodejs ;;
 	vim | tmux) echo "$1" ;;
 	fusermount3) echo fuse3 ;;
 	setfattr | getfattr) echo attr ;;
@@ -72,6 +73,22 @@ ready_user() {
 	useradd --create-home --shell /bin/bash "$test_user"
 }
 
+# ready_ts_client installs the client of integration/agents that others wrote,
+# by its lock file, where all lanes find it: in GALLEY_TS_CLIENT.
+ready_ts_client() {
+	export GALLEY_TS_CLIENT=${GALLEY_TS_CLIENT:-${TMPDIR:-/tmp}/galley-ts-client-$(id -u)}
+	local from=integration/agents/testdata/ts
+	if ! cmp -s "$from/package-lock.json" "$GALLEY_TS_CLIENT/installed"; then
+		rm -rf "$GALLEY_TS_CLIENT"
+		mkdir -p "$GALLEY_TS_CLIENT"
+		cp "$from"/package*.json "$GALLEY_TS_CLIENT"
+		(cd "$GALLEY_TS_CLIENT" && npm ci --ignore-scripts --no-audit --no-fund --prefer-offline >&2)
+		chmod -R a+rX "$GALLEY_TS_CLIENT"
+		cp "$from/package-lock.json" "$GALLEY_TS_CLIENT/installed"
+	fi
+	cp "$from/client.mjs" "$GALLEY_TS_CLIENT"
+}
+
 # as_user runs a command as that user, with nothing of root's environment but
 # what is named here.
 as_user() {
@@ -80,5 +97,5 @@ as_user() {
 	home=$(getent passwd "$test_user" | cut -d: -f6)
 	env -i HOME="$home" USER="$test_user" LOGNAME="$test_user" SHELL=/bin/bash \
 		PATH="$PATH" LANG="${LANG:-C.UTF-8}" TERM="${TERM:-dumb}" ${CI:+CI="$CI"} \
-		setpriv --reuid="$uid" --regid="$gid" --init-groups "$@"
+		${GALLEY_TS_CLIENT:+GALLEY_TS_CLIENT="$GALLEY_TS_CLIENT"} setpriv --reuid="$uid" --regid="$gid" --init-groups "$@"
 }

@@ -12,9 +12,10 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 start=$SECONDS
 need_go
-need_packages git gcc make sqlite3 npm rsync vim tmux fusermount3 setfattr setfacl \
+need_packages git gcc make sqlite3 npm node rsync vim tmux fusermount3 setfattr setfacl \
 	setpriv script fuse-overlayfs mkfs.ext4 mkfs.xfs
 ready_fuse
+ready_ts_client
 
 # Tests print their names (-v within -json), so that what ran can be counted.
 flags=(-count=1 -json -timeout=20m)

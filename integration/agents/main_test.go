@@ -3,12 +3,18 @@
 package agents
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/galleyfs/galley/sandbox/owner"
+	"github.com/galleyfs/galley/snapshots"
 )
 
 // galley is the program under test.
@@ -50,6 +56,7 @@ type project struct {
 func newProject(t *testing.T) project {
 	t.Helper()
 	p := project{t.TempDir(), t.TempDir()}
+	t.Cleanup(func() { p.waitNoOwner(t) })
 	for name, text := range map[string]string{"go.mod": "module x\n", "main.go": "package main\n\nfunc main() {}\n", "docs/a.md": "# a\n"} {
 		file := filepath.Join(p.dir, name)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -60,6 +67,42 @@ func newProject(t *testing.T) project {
 		}
 	}
 	return p
+}
+
+// waitNoOwner waits until the owners of the project's sessions have ended:
+// they work in the state directory, which goes with the test.
+func (p project) waitNoOwner(t *testing.T) {
+	t.Helper()
+	st, err := snapshots.OpenStore(p.home, snapshots.StoreOptions{})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer st.Close()
+	list, err := st.List()
+	if err != nil {
+		t.Error(err)
+	}
+	for _, info := range list {
+		sess, err := st.Find(info.ID)
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+			c, err := owner.Dial(context.Background(), sess)
+			if errors.Is(err, owner.ErrNoOwner) {
+				break
+			}
+			if err == nil {
+				_ = c.Close()
+			}
+			if time.Now().After(end) {
+				t.Errorf("the owner of session %s does not end", sess.Name())
+				return
+			}
+		}
+	}
 }
 
 func (p project) env() []string {
