@@ -163,6 +163,9 @@ func (g *collector) layers(h *held) error {
 			return err
 		}
 	}
+	if len(m.Dropping) > 0 && !g.dry {
+		return h.update(func(m *manifest) { m.Dropping = nil })
+	}
 	return nil
 }
 
@@ -235,7 +238,8 @@ func (g *collector) strays(h *held, m *manifest, t treeRecord, used []overlay.Ra
 		}
 		files, err := names(g.store.fs, h.dir, filepath.Join(rel, name, layerTree))
 		// Those beneath the others are made of what is elsewhere, too.
-		if n, _ := layerNumber(name); err == nil && len(files) > 0 && n >= 0 {
+		// What a prune was about to remove goes.
+		if n, _ := layerNumber(name); err == nil && len(files) > 0 && n >= 0 && !contains(m.Dropping[t.Name], n) {
 			err = errors.New("a layer that no record accounts for, and not empty")
 		}
 		if err != nil && err != unix.ENOENT {

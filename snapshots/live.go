@@ -98,6 +98,11 @@ func (l *Live) open(opt OpenOptions) error {
 		l.trees = append(l.trees, tree)
 		l.bases = append(l.bases, detached)
 	}
+	if m := l.held.man.Load(); m.Taking != nil {
+		if err := l.endTake(context.Background(), *m.Taking); err != nil {
+			return fmt.Errorf("return to snapshot %d, after paths were taken in part: %w", *m.Taking, err)
+		}
+	}
 	return nil
 }
 

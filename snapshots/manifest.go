@@ -66,6 +66,12 @@ type manifest struct {
 	Replacements int `json:"replacements,omitempty"`
 	// Replaced are the layers of replaced files that older snapshots need.
 	Replaced []replaced `json:"replaced,omitempty"`
+	// Dropping are layers that a prune is about to remove, or was when it was
+	// cut off: they go unless something still needs them.
+	Dropping map[string][]overlay.Range `json:"dropping,omitempty"`
+	// Taking is the snapshot to return to if paths were being taken from
+	// elsewhere when the process ended.
+	Taking *overlay.LayerID `json:"taking,omitempty"`
 	// Discarded is when the session was discarded. A session that is marked
 	// but not in the trash is on its way there; one in the trash that is not
 	// marked is on its way back.
@@ -245,6 +251,9 @@ func (m *manifest) checkLayers() error {
 	}
 	if m.Next <= active || m.Building >= m.Next || m.Building == active {
 		return fmt.Errorf("next layer %d, active %d, being built %d", m.Next, active, m.Building)
+	}
+	if m.Taking != nil && (*m.Taking < 0 || *m.Taking >= active) {
+		return fmt.Errorf("paths were being taken after snapshot %d; active layer is %d", *m.Taking, active)
 	}
 	if len(m.Retired) > maxRetired {
 		return fmt.Errorf("%d records of retired layers; up to %d are possible", len(m.Retired), maxRetired)

@@ -40,7 +40,8 @@ type Pruned struct {
 // snapshots that are kept are merged; what these show stays the same.
 //
 // The steps: merged layers are written, which nothing names yet; the manifest
-// that has them in the live stack is renamed; the history without what goes,
+// that has them in the live stack, and says which layers are to go, is renamed;
+// the history without what goes,
 // and with the merged layers, is renamed, which is the moment it happened; and
 // layers that nothing names any more are removed, which the next GC completes
 // where a crash interrupts it. At each of these points every snapshot that is
@@ -90,10 +91,38 @@ func (l *Live) prune(ctx context.Context, p Prune) (out Pruned, err error) {
 	if out.Merged, err = l.merge(kept); err != nil {
 		return out, err
 	}
+	if err := l.dropUnneeded(kept); err != nil {
+		return out, err
+	}
 	if err := l.forget(kept); err != nil {
 		return out, err
 	}
 	return out, l.free(shared[l.held.id], kept, &out)
+}
+
+// dropUnneeded notes which layers only forgotten snapshots need.
+func (l *Live) dropUnneeded(kept []Snapshot) error {
+	needs := layerSet{}
+	for _, snap := range kept {
+		needs.addSnapshot(snap)
+	}
+	drop := map[string][]overlay.Range{}
+	for _, t := range l.held.man.Load().Trees {
+		fd, err := openDir(l.fs(), l.held.dir, filepath.Join(dirTrees, t.Name, dirLayers))
+		if err != nil {
+			return fmt.Errorf("tree %q: %w", t.Name, err)
+		}
+		var all []overlay.Range
+		for _, n := range layersIn(l.fs(), fd) {
+			all = append(all, overlay.Range{From: n, To: n})
+		}
+		_ = l.fs().Close(fd)
+		all = without(without(join(all), needs[t.Name]), addLayer(t.Stack.Sealed, t.Stack.Active))
+		if len(all) > 0 {
+			drop[t.Name] = all
+		}
+	}
+	return l.held.update(func(m *manifest) { m.Dropping = drop })
 }
 
 // keeps tells whether a snapshot stays; it is the nth from the end.
@@ -219,7 +248,7 @@ func (l *Live) free(shared layerSet, kept []Snapshot, out *Pruned) error {
 			return fmt.Errorf("tree %q: %w", t.Name, err)
 		}
 	}
-	return nil
+	return l.held.update(func(m *manifest) { m.Dropping = nil })
 }
 
 // forgetLayers has a tree forget all layers but those of keep.

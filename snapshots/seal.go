@@ -151,7 +151,7 @@ func (l *Live) prepare(n overlay.LayerID, durable bool) error {
 //
 // Preconditions: sem is held.
 func (l *Live) switchTo(m *manifest, lazy bool, q *quiesced, first func() error, do func(*quiesced) error) error {
-	m.Durable = l.durable
+	m.Durable, m.Taking = l.durable, nil
 	for i, t := range l.trees {
 		// Some more are made until the programs are held.
 		const room = 1 << 20

@@ -45,25 +45,35 @@ func (l *Live) take(ctx context.Context, t Take) (out Taken, err error) {
 		}
 	}
 	out.Before = l.held.Last()
+	// Should the process end before all is there, the next open goes back.
+	if err := l.held.update(func(m *manifest) { m.Taking = &out.Before.Number }); err != nil {
+		return out, err
+	}
 	for _, tree := range src.trees {
 		if len(t.Paths[tree.Name]) == 0 {
 			continue
 		}
 		if err := l.takeTree(ctx, tree, t.Paths[tree.Name]); err != nil {
-			if !l.dirty() {
-				return out, err
-			}
 			// The way back is not given up when ctx is.
-			_, back := l.rollback(context.WithoutCancel(ctx), Rollback{To: out.Before.Number})
+			back := l.endTake(context.WithoutCancel(ctx), out.Before.Number)
 			return out, errors.Join(fmt.Errorf("tree %q: %w; nothing was taken", tree.Name, err), back)
 		}
 	}
 	out.Now = out.Before
 	if !l.dirty() {
-		return out, nil
+		return out, l.endTake(ctx, out.Before.Number)
 	}
 	out.Now, err = l.seal(SealOptions{Cause: Cause{Kind: CausePaths, Text: what}})
 	return out, err
+}
+
+// endTake ends a take that did not come to its end, or had nothing to do.
+func (l *Live) endTake(ctx context.Context, before overlay.LayerID) error {
+	if l.dirty() {
+		_, err := l.rollback(ctx, Rollback{To: before})
+		return err
+	}
+	return l.held.update(func(m *manifest) { m.Taking = nil })
 }
 
 // takeFrom opens the snapshot that paths are taken from, and checks that each
