@@ -30,8 +30,10 @@ func (t *Tree) keepTimes(n *Node, x *nodeVer, fn func(dir int) error) error {
 		x.ctime = timeOf(st.Ctime)
 		t.logNode(n, x)
 	}
+	// It is done, whether or not the times can be put back.
 	ts := [2]unix.Timespec{timeOf(st.Atime).spec(), timeOf(st.Mtime).spec()}
-	return t.fs.Utimes(fd.fd, "", &ts)
+	_ = t.fs.Utimes(fd.fd, "", &ts)
+	return nil
 }
 
 // touched notes that something about directory n itself changed: its entries

@@ -44,13 +44,11 @@ func (t *Tree) tryFill(n *Node, x *nodeVer, limit int64) (bool, error) {
 		return false, err
 	}
 	defer t.fs.Close(dst)
-	if err := t.fs.Truncate(dst, 0); err != nil {
-		return false, err
-	}
-	// Cutting and writing may clear set-id bits that the copy must keep.
+	// Until the marks go, content is the lower layers' and only the size counts,
+	// so that a crash in between shows nothing. Cutting and writing may clear set-id bits that the copy must keep.
 	_, err = t.copyContent(dst, src.fd.fd, hostID(&src.st).Dev, src.attr.Size, limit)
-	if err == nil && src.attr.Size > 0 && limit < src.attr.Size {
-		err = t.fs.Truncate(dst, limit)
+	if size := min(src.attr.Size, limit); err == nil && size != int64(st.Size) {
+		err = t.fs.Truncate(dst, size)
 	}
 	if err != nil {
 		return false, t.unfill(dst, &st, err)
@@ -83,10 +81,15 @@ func (t *Tree) tryFill(n *Node, x *nodeVer, limit int64) (bool, error) {
 
 // unfill puts a half-filled metadata-only copy back to what it was.
 func (t *Tree) unfill(dst int, st *unix.Statx_t, cause error) error {
-	if err := t.fs.Truncate(dst, 0); err != nil {
-		return fmt.Errorf("%w; and while undoing it: %w", cause, err)
+	const punch = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
+	err := t.fs.Fallocate(dst, punch, 0, max(1, int64(st.Size)))
+	if err == unix.EOPNOTSUPP {
+		err = t.fs.Truncate(dst, 0)
 	}
-	if err := t.fs.Truncate(dst, int64(st.Size)); err != nil {
+	if err == nil {
+		err = t.fs.Truncate(dst, int64(st.Size))
+	}
+	if err != nil {
 		return fmt.Errorf("%w; and while undoing it: %w", cause, err)
 	}
 	ts := [2]unix.Timespec{timeOf(st.Atime).spec(), timeOf(st.Mtime).spec()}

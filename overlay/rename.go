@@ -330,15 +330,16 @@ func (t *Tree) swapWhiteoutForDir(dir int, name string) error {
 	if err := t.fs.Mkdir(t.scratchFD, tmp, 0o700); err != nil {
 		return err
 	}
-	if err := t.fs.Setxattr(t.scratchFD, tmp, t.prefix+"opaque", []byte("y"), 0); err == nil {
+	err := t.fs.Setxattr(t.scratchFD, tmp, t.prefix+"opaque", []byte("y"), 0)
+	if err == nil {
 		err = t.fs.Rename(t.scratchFD, tmp, dir, name, unix.RENAME_EXCHANGE)
-		if err == nil {
-			_ = t.fs.Unlink(t.scratchFD, tmp, 0)
-			return nil
-		}
 	}
-	_ = t.fs.Unlink(t.scratchFD, tmp, unix.AT_REMOVEDIR)
-	return unix.EIO
+	if err != nil {
+		_ = t.fs.Unlink(t.scratchFD, tmp, unix.AT_REMOVEDIR)
+		return err
+	}
+	_ = t.fs.Unlink(t.scratchFD, tmp, 0)
+	return nil
 }
 
 // emptyPayload removes the whiteouts from the payload of a directory that the

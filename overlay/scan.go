@@ -25,6 +25,7 @@ func (t *Tree) reconcile() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := &scan{t: t, seen: map[*Node]bool{t.root: true}, inode: map[uint64]*Node{}}
+	s.linked()
 	dirs := []*Node{t.root}
 	for len(dirs) > 0 {
 		dir := dirs[len(dirs)-1]
@@ -66,6 +67,41 @@ func (t *Tree) clearScratch() error {
 	return nil
 }
 
+// linked finds the recorded files of the active layer that have several names
+// there, of which one may not be recorded.
+func (s *scan) linked() {
+	t := s.t
+	for n := range t.all {
+		x := n.verAt(t.view.active)
+		if x == nil || n.isDir() || x.flags&(verGone|verOrphan|verGhost) != 0 {
+			continue
+		}
+		var st unix.Statx_t
+		if t.statVer(n, x, &st) == nil && uint32(st.Mode)&unix.S_IFMT == n.typ && st.Nlink > 1 {
+			s.inode[st.Ino] = n
+		}
+	}
+}
+
+// refill puts back the whiteouts of a directory that was being emptied, for a
+// rename over it: opaque meanwhile, it showed nothing of the base.
+func (s *scan) refill(dir *Node, fd int, there map[string]bool) error {
+	t := s.t
+	if v, err := t.getXattr(fd, "", t.prefix+"opaque"); err != nil || string(v) != "y" || !t.hasLower(dir) {
+		return nil
+	}
+	for name, e := range dir.ents {
+		if e.layer != t.view.active || e.node != nil || there[name] {
+			continue
+		}
+		if err := t.putWhiteout(fd, name, false); err != nil {
+			return err
+		}
+		there[name] = true
+	}
+	return t.fs.Removexattr(fd, "", t.prefix+"opaque")
+}
+
 // dir compares one directory and returns those below it.
 func (s *scan) dir(dir *Node) (sub []*Node, err error) {
 	t := s.t
@@ -97,6 +133,9 @@ func (s *scan) dir(dir *Node) (sub []*Node, err error) {
 			sub = append(sub, n)
 		}
 	}
+	if err := s.refill(dir, fd, there); err != nil {
+		return nil, err
+	}
 	for name, e := range dir.ents {
 		if e.layer == t.view.active && !there[name] {
 			dir.dropEntry(t.view.active, name)
@@ -126,7 +165,12 @@ func (s *scan) entry(dir *Node, fd int, name string) (*Node, bool, error) {
 			if _, err := t.lowerHas(dir, name); err != nil && !errors.Is(err, ErrDrifted) {
 				return nil, false, err
 			}
-			t.setEntry(dir, name, nil)
+			if known == nil {
+				if err := s.unlinked(dir, name); err != nil {
+					return nil, false, err
+				}
+			}
+			t.setEntry(dir, strings.Clone(name), nil)
 		}
 		return nil, true, nil
 	}
@@ -134,7 +178,7 @@ func (s *scan) entry(dir *Node, fd int, name string) (*Node, bool, error) {
 		return nil, true, t.putWhiteout(fd, name, false)
 	}
 	typ := uint32(st.Mode) & unix.S_IFMT
-	if known != nil && known.node != nil && known.node.typ == typ && !s.moved(known.node, dir, name) {
+	if known != nil && known.node != nil && known.node.typ == typ && !s.moved(known.node, dir, name) && s.leadsTo(dir, fd, name, known.node) {
 		if x := known.node.ver; x != nil && x.layer == t.view.active && x.flags&verGhost == 0 {
 			s.saw(known.node, &st)
 			return known.node, true, nil
@@ -162,6 +206,50 @@ func (s *scan) moved(n, dir *Node, name string) bool {
 	return n.isDir() && x != nil && (s.seen[n] || x.parent != dir || x.name != name)
 }
 
+// leadsTo reports whether the object's redirect, if it has one, leads to what
+// the directory n merges with.
+func (s *scan) leadsTo(dir *Node, fd int, name string, n *Node) bool {
+	if !n.isDir() {
+		return true
+	}
+	r, err := s.t.getXattr(fd, name, s.t.prefix+"redirect")
+	if err != nil || len(r) == 0 {
+		return true
+	}
+	to, err := s.redirected(dir, string(r))
+	return err == nil && to == n
+}
+
+// stale reports whether the object that the record has of n in the active layer
+// is not there any more, since it was moved and that was not recorded.
+func (s *scan) stale(n *Node) bool {
+	x := n.verAt(s.t.view.active)
+	if x == nil || x.flags&(verGhost|verOrphan) != 0 {
+		return false
+	}
+	at, name, err := s.t.payloadAt(n, x)
+	if err != nil {
+		return true
+	}
+	defer s.t.fds.done(at)
+	var st unix.Statx_t
+	if s.t.fs.Stat(at.fd, name, &st) != nil || uint32(st.Mode)&unix.S_IFMT != n.typ {
+		return true
+	}
+	return n.isDir() && !s.leadsTo(x.parent, at.fd, name, n)
+}
+
+// unlinked takes a name from the count of a file of which the layer has only
+// that it was removed.
+func (s *scan) unlinked(dir *Node, name string) error {
+	t := s.t
+	n, err := s.lower(dir, name)
+	if err != nil || n == nil || n.isDir() || n.verAt(t.view.active) != nil {
+		return err
+	}
+	return t.goneName(n, dent{dir, name})
+}
+
 func (s *scan) saw(n *Node, st *unix.Statx_t) {
 	s.seen[n] = true
 	if !n.isDir() && st.Nlink > 1 {
@@ -176,11 +264,7 @@ func (s *scan) adopt(dir *Node, fd int, name string, st *unix.Statx_t) (*Node, e
 	name = strings.Clone(name)
 	if typ != unix.S_IFDIR && st.Nlink > 1 {
 		if n := s.inode[st.Ino]; n != nil && n.typ == typ {
-			x := n.ver
-			if len(n.links) == 0 {
-				n.addLink(dent{x.parent, x.name})
-			}
-			n.addLink(dent{dir, name})
+			s.seen[n] = true
 			t.setEntry(dir, name, n)
 			return n, nil
 		}
@@ -194,7 +278,14 @@ func (s *scan) adopt(dir *Node, fd int, name string, st *unix.Statx_t) (*Node, e
 		n = &Node{id: t.nextID.Add(1), typ: typ, ino: t.nextIno}
 		t.nextIno++
 	}
-	n.setVer(x)
+	if old := n.verAt(t.view.active); old != nil && old.flags&(verGhost|verOrphan) == 0 {
+		// It moved: what is in it refers to the version as it is.
+		t.fds.drop(old, nil)
+		old.parent, old.name, old.above = x.parent, x.name, x.above
+		x = old
+	} else {
+		n.setVer(x)
+	}
 	s.saw(n, st)
 	t.logNode(n, x)
 	t.setEntry(dir, name, n)
@@ -228,7 +319,7 @@ func (s *scan) origin(dir *Node, fd int, name string, typ uint32, x *nodeVer) (*
 	if err != nil {
 		return nil, err
 	}
-	usable := n != nil && n.typ == typ && !s.seen[n] && n.verAt(t.view.active) == nil
+	usable := n != nil && n.typ == typ && !s.seen[n] && (n.verAt(t.view.active) == nil || s.stale(n))
 	if meta && !usable {
 		return nil, fmt.Errorf("metadata-only copy whose content is not there: %w", ErrCorrupt)
 	}
@@ -244,10 +335,16 @@ func (s *scan) origin(dir *Node, fd int, name string, typ uint32, x *nodeVer) (*
 		x.flags |= verMeta
 		x.data = dataVer(y)
 	}
+	if z := n.verIn(t.lower); z != nil {
+		x.nlink = z.nlink
+	}
 	if n.hasBase && y == nil {
 		var st unix.Statx_t
 		if t.baseStat(n, &st) == nil {
 			t.noteWas(n.basePath(), &st, nil, n)
+			if n.verIn(t.lower) == nil {
+				x.nlink = st.Nlink
+			}
 		}
 	}
 	return n, nil
