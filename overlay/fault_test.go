@@ -131,7 +131,7 @@ func (f *faulted) merge() error {
 	}
 	b := overlay.Quiesce(f.tree)
 	defer b.Release()
-	if err := b.Switch(0, overlay.Stack{Sealed: []overlay.Range{{From: to, To: to}}, Active: next}); err != nil {
+	if err := b.Switch(0, overlay.Stack{Sealed: []overlay.Range{{From: to, To: to}}, Active: next}, nil); err != nil {
 		return err
 	}
 	f.stack = f.tree.Stack()

@@ -62,12 +62,9 @@ func (t *Tree) PlanSwitch(s Stack) *Plan {
 
 // planBase notes that an object of the base is to lead to n, if it does not.
 func (p *Plan) planBase(t *Tree, n *Node) {
-	if x := n.verIn(p.next); x != nil && x.flags&verGone != 0 {
-		return
-	}
 	t.liveMu.Lock()
 	defer t.liveMu.Unlock()
-	if t.byBase[n.baseKey()] != n {
+	if at := t.byBase[n.baseKey()]; at != n && (at == nil || !n.nameless(p.next)) {
 		p.remap = append(p.remap, n)
 	}
 }
