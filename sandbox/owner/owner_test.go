@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,28 @@ func TestOneOwnerForAllUsers(t *testing.T) {
 	waitGone(t, a.PID())
 	if _, err := os.Lstat(sess.Socket()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the control socket: %v, want none", err)
+	}
+}
+
+// Users that come while the owner ends, as those of a script's commands do, are
+// not greeted by it: the next owner serves them.
+func TestUsersOneAfterAnother(t *testing.T) {
+	sess := newSession(t)
+	var closing sync.WaitGroup
+	owners := map[int]bool{}
+	for i := range 40 {
+		c, err := Ensure(t.Context(), sess, Options{What: fmt.Sprint("user ", i)})
+		check(t, err)
+		// What it was greeted for works.
+		if _, err := c.Seal(t.Context(), snapshots.SealOptions{}); err != nil {
+			t.Fatalf("user %d: %v", i, err)
+		}
+		owners[c.PID()] = true
+		closing.Go(func() { _ = c.Close() })
+	}
+	closing.Wait()
+	for pid := range owners {
+		waitGone(t, pid)
 	}
 }
 

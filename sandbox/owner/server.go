@@ -163,8 +163,16 @@ func (s *server) hello(p *peer, r request) bool {
 	}
 	if err == nil {
 		s.mu.Lock()
-		p.lease, p.user, p.state.What = true, true, h.What
+		ending := s.ending
+		if !ending {
+			p.lease, p.user, p.state.What = true, true, h.What
+		}
 		s.mu.Unlock()
+		if ending {
+			// No answer: the connection ends with the owner, and whoever
+			// greeted it starts another.
+			return false
+		}
 	}
 	s.reply(p, r, helloAnswer{Protocol: protocol, Version: version(), PID: os.Getpid()}, err)
 	return err == nil
