@@ -187,3 +187,36 @@ func (f *Face) WasAt(basePath string) (Was, bool) {
 	}
 	return *w, true
 }
+
+// Replaced calls fn for the paths at which the face's view has what a commit or
+// undo replaced in the base since: there it may differ from the base and Delta
+// says nothing.
+func (f *Face) Replaced(fn func(path string)) error {
+	t := f.t
+	t.admit.RLock()
+	defer t.admit.RUnlock()
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	v := f.view()
+	if !v.hasReplaced() {
+		return nil
+	}
+	type dir struct {
+		n    *Node
+		path string
+	}
+	for dirs := []dir{{t.root, ""}}; len(dirs) > 0; {
+		d := dirs[len(dirs)-1]
+		dirs = dirs[:len(dirs)-1]
+		for _, name := range t.changedNames(d.n, v) {
+			e, path := d.n.entryIn(v, name), join(d.path, name)
+			if e.layer.replaced() {
+				fn(path)
+			}
+			if e.node != nil && e.node.isDir() {
+				dirs = append(dirs, dir{e.node, path})
+			}
+		}
+	}
+	return nil
+}

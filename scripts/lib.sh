@@ -23,6 +23,7 @@ package_of() {
 	mkfs.ext4) echo e2fsprogs ;;
 	mkfs.xfs) echo xfsprogs ;;
 	fio) echo fio ;;
+	skopeo | umoci) echo "$1" ;;
 	*) die "no package is known for the command $1" ;;
 	esac
 }

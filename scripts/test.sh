@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin"
 
 start=$SECONDS
+need_packages skopeo umoci # which read what galley export writes
 need_go
 need_packages git gcc make sqlite3 npm node rsync vim tmux fusermount3 setfattr setfacl \
 	setpriv script fuse-overlayfs mkfs.ext4 mkfs.xfs

@@ -64,6 +64,9 @@ func (g *collector) run() error {
 		}
 		g.trash(id, referenced)
 	}
+	if err := g.imports(); err != nil {
+		return err
+	}
 	return g.sockets()
 }
 

@@ -78,6 +78,7 @@ func newApp(e *env) *cli.App {
 			logCommand(e), showCommand(e), blameCommand(e), snapshotCommand(e), rollbackCommand(e), restoreCommand(e),
 			forkCommand(e), pickCommand(e), pruneCommand(e),
 			sessionsCommand(e), attachCommand(e), duCommand(e), gcCommand(e),
+			exportCommand(e), importCommand(e), pushCommand(e), pullCommand(e),
 			mountCommand(e), unmountCommand(e), overlayCommand(e),
 			mcpCommand(e), toolCommand(e),
 			doctorCommand(e), completionCommand(e), versionCommand(e), completeCommand(e),

@@ -121,7 +121,7 @@ func optionValues(option string, sessions func() []string) []string {
 	switch strings.TrimLeft(option, "-") {
 	case "session":
 		return sessions()
-	case "base", "overlay":
+	case "base", "overlay", "patches":
 		return []string{":dirs"}
 	}
 	return nil
@@ -137,6 +137,10 @@ func operandWords(cmd *cli.Command, index int, last string, sessions func() []st
 	case index == 0 && strings.HasPrefix(cmd.ArgsUsage, "N|NAME"):
 		return []string{snapshotWords}
 	case cmd.Name == "restore" || cmd.Name == "pick" && index > 0 || cmd.Name == "blame":
+		return []string{":files"}
+	case cmd.Name == "push" && index == 1:
+		return matching(sessions(), last)
+	case cmd.Name == "export" && index == 1 || cmd.Name == "import" && index == 0:
 		return []string{":files"}
 	case index == 0 && takesSession(cmd):
 		return matching(sessions(), last)
