@@ -210,7 +210,7 @@ func (h *agentHistory) RequestReview(ctx context.Context, message string) (tools
 // inSession finds or makes the session and runs fn with its tools.
 func (e *env) inSession(ctx context.Context, o runOptions, client string, fn func(*snapshots.Session, *tools.Set) error) error {
 	return e.withStore(ctx, func(ctx context.Context, st *snapshots.Store) error {
-		sess, err := e.runSession(ctx, st, o)
+		sess, _, err := e.runSession(ctx, st, o)
 		if err != nil {
 			return err
 		}

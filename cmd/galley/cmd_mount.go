@@ -118,10 +118,26 @@ func mountPoint(dir string) (string, error) {
 }
 
 func runMount(ctx context.Context, e *env, st *snapshots.Store, m mountRequest) error {
-	sess, err := e.mountSession(ctx, st, m)
+	sess, made, err := e.mountSession(ctx, st, m)
 	if err != nil {
 		return err
 	}
+	err = e.mountTree(ctx, sess, m)
+	if err != nil && made {
+		e.takeBack(ctx, st, sess)
+		return err
+	}
+	if err == nil && made {
+		fmt.Fprintf(e.stderr, "galley: made session %s on %s\n", safeLine(sess.Name()), safePath(sess.Trees()[0].Base))
+	}
+	if err == nil {
+		fmt.Fprintf(e.stderr, "galley: session %s is at %s; galley unmount %s takes it down\n", safeLine(sess.Name()), safePath(m.dir), safePath(m.dir))
+	}
+	return err
+}
+
+// mountTree mounts a tree of the session, served by its owner.
+func (e *env) mountTree(ctx context.Context, sess *snapshots.Session, m mountRequest) error {
 	tree, err := treeOf(sess, m.tree)
 	if err != nil {
 		return err
@@ -142,11 +158,7 @@ func runMount(ctx context.Context, e *env, st *snapshots.Store, m mountRequest) 
 		return fmt.Errorf("start the owner of session %q: %w", sess.Name(), err)
 	}
 	defer client.Close()
-	if err := serveMount(ctx, client, f, m); err != nil {
-		return err
-	}
-	fmt.Fprintf(e.stderr, "galley: session %s is at %s; galley unmount %s takes it down\n", safeLine(sess.Name()), safePath(m.dir), safePath(m.dir))
-	return nil
+	return serveMount(ctx, client, f, m)
 }
 
 // notOverBase refuses a mount point that would cover the base.
@@ -217,40 +229,39 @@ func (e *env) clearDeadAt(ctx context.Context, dir string) error {
 	return nil
 }
 
-// mountSession finds the session by name, or makes it.
-func (e *env) mountSession(ctx context.Context, st *snapshots.Store, m mountRequest) (*snapshots.Session, error) {
-	sess, err := st.Find(m.session)
+// mountSession finds the session by name, or makes it, which made tells.
+func (e *env) mountSession(ctx context.Context, st *snapshots.Store, m mountRequest) (sess *snapshots.Session, made bool, err error) {
+	sess, err = st.Find(m.session)
 	if err == nil {
 		if m.base != "" && !sameDir(m.base, sess.Trees()[0].Base) {
-			return nil, withHint(fmt.Errorf("session %q exists, on %q and not on %q", m.session, sess.Trees()[0].Base, m.base),
+			return nil, false, withHint(fmt.Errorf("session %q exists, on %q and not on %q", m.session, sess.Trees()[0].Base, m.base),
 				"choose another name, or leave --base out")
 		}
-		return sess, nil
+		return sess, false, nil
 	}
 	if !errors.Is(err, snapshots.ErrNotFound) {
-		return nil, err
+		return nil, false, err
 	}
 	base := m.base
 	if base == "" {
 		dir, err := os.Getwd()
 		if err != nil {
-			return nil, fmt.Errorf("find the current directory: %w", err)
+			return nil, false, fmt.Errorf("find the current directory: %w", err)
 		}
 		base = projectDir(dir)
 	}
 	if real, err := filepath.EvalSymlinks(base); err == nil {
 		if abs, err := filepath.Abs(real); err == nil {
 			if err := notOverBase(m.dir, abs); err != nil {
-				return nil, err // before a session is made for it
+				return nil, false, err // before a session is made for it
 			}
 		}
 	}
 	sess, err = st.Create(ctx, snapshots.Spec{Name: m.session, Base: base})
 	if err != nil {
-		return nil, createError(err)
+		return nil, false, createError(err)
 	}
-	fmt.Fprintf(e.stderr, "galley: made session %s on %s\n", safeLine(sess.Name()), safePath(sess.Trees()[0].Base))
-	return sess, nil
+	return sess, true, nil
 }
 
 func sameDir(a, b string) bool {

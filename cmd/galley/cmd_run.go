@@ -165,7 +165,7 @@ func checkPatterns(c *cli.Context, r snapshots.Rules) error {
 }
 
 func runRun(ctx context.Context, e *env, st *snapshots.Store, o runOptions, command []string) error {
-	sess, err := e.runSession(ctx, st, o)
+	sess, made, err := e.runSession(ctx, st, o)
 	if err != nil {
 		return err
 	}
@@ -174,42 +174,46 @@ func runRun(ctx context.Context, e *env, st *snapshots.Store, o runOptions, comm
 			return err
 		}
 	}
-	return e.work(ctx, sess, o, command)
+	err = e.work(ctx, sess, o, command)
+	if not := (*notStarted)(nil); made && errors.As(err, &not) {
+		e.takeBack(ctx, st, sess)
+	}
+	return err
 }
 
 // runSession finds the session to work in, or makes it, and gives it the trees
-// and rules that were asked for.
-func (e *env) runSession(ctx context.Context, st *snapshots.Store, o runOptions) (*snapshots.Session, error) {
+// and rules that were asked for. Made tells which it was.
+func (e *env) runSession(ctx context.Context, st *snapshots.Store, o runOptions) (sess *snapshots.Session, made bool, err error) {
 	extra, err := extraTrees(o.overlays)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if o.session != "" && !o.create {
 		sess, err := e.namedSession(st, o.session)
 		if err != nil {
-			return nil, withHint(err, "galley run --new --session "+o.session+" -- … starts one of that name")
+			return nil, false, withHint(err, "galley run --new --session "+o.session+" -- … starts one of that name")
 		}
-		return sess, e.extend(ctx, sess, extra, o.rules)
+		return sess, false, e.extend(ctx, sess, extra, o.rules)
 	}
 	base := o.base
 	if base == "" {
 		dir, err := os.Getwd()
 		if err != nil {
-			return nil, fmt.Errorf("find the current directory: %w", err)
+			return nil, false, fmt.Errorf("find the current directory: %w", err)
 		}
 		base = projectDir(dir)
 	}
 	if !o.create {
 		sess, err := sessionOf(st, base)
 		if err == nil {
-			return sess, e.extend(ctx, sess, extra, o.rules)
+			return sess, false, e.extend(ctx, sess, extra, o.rules)
 		}
 		if !errors.Is(err, snapshots.ErrNotFound) {
-			return nil, err
+			return nil, false, err
 		}
 	}
-	sess, err := st.Create(ctx, snapshots.Spec{Name: o.session, Base: base, Extra: extra, Rules: o.rules})
-	return sess, createError(err)
+	sess, err = st.Create(ctx, snapshots.Spec{Name: o.session, Base: base, Extra: extra, Rules: o.rules})
+	return sess, err == nil, createError(err)
 }
 
 // sessionOf is the session whose workspace is based on exactly that directory.

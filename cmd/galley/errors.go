@@ -74,7 +74,8 @@ func report(w io.Writer, err error) int {
 	if s := silent(0); errors.As(err, &s) {
 		return code
 	}
-	fmt.Fprintf(w, "galley: %s\n", safeLine(err.Error()))
+	// Several errors joined are lines; names in them are quoted by now.
+	fmt.Fprintf(w, "galley: %s\n", safeLine(strings.ReplaceAll(err.Error(), "\n", "; ")))
 	for _, h := range hintsOf(err) {
 		fmt.Fprintf(w, "galley: hint: %s\n", safeLine(h))
 	}

@@ -113,6 +113,22 @@ func inUse(ctx context.Context, sess *snapshots.Session) bool {
 	return len(s.Mounts) > 0 || slices.ContainsFunc(s.Clients, func(c owner.ClientState) bool { return c.PID != selfPID })
 }
 
+// takeBack removes a session that this command made for work which then could
+// not begin, so that a failure changes nothing.
+func (e *env) takeBack(ctx context.Context, st *snapshots.Store, sess *snapshots.Session) {
+	ctx = context.WithoutCancel(ctx)
+	err := whenIdle(ctx, sess, func() error {
+		t, err := st.Remove(sess)
+		if err != nil {
+			return err
+		}
+		return st.Purge(t.ID)
+	})
+	if err != nil {
+		fmt.Fprintf(e.stderr, "galley: session %s, which was made for this, stays: %s\n", safeLine(sess.Name()), safeLine(err.Error()))
+	}
+}
+
 // sessionNames are all names, for completion; it fails silently.
 func sessionNames(e *env) []string {
 	st, err := e.openStore()

@@ -21,7 +21,7 @@ import (
 func (e *env) work(ctx context.Context, sess *snapshots.Session, o runOptions, command []string) error {
 	client, err := owner.Ensure(ctx, sess, owner.Options{Log: e.log})
 	if err != nil {
-		return withHint(fmt.Errorf("start the owner of session %q: %w", sess.Name(), err), "galley doctor explains what this machine lacks")
+		return withHint(&notStarted{fmt.Errorf("start the owner of session %q: %w", sess.Name(), err)}, "galley doctor explains what this machine lacks")
 	}
 	defer client.Close()
 	text := commandText(command)
@@ -33,7 +33,7 @@ func (e *env) work(ctx context.Context, sess *snapshots.Session, o runOptions, c
 	cause := snapshots.Cause{Kind: snapshots.CauseCommand, Text: text, Start: time.Now()}
 	res, runErr := e.sandbox(ctx, sess, client, o.sandbox, command)
 	if runErr != nil && res.Code != exitMissing && res.Code != exitCannot {
-		return withHint(runErr, "galley doctor explains what this machine lacks")
+		return withHint(&notStarted{runErr}, "galley doctor explains what this machine lacks")
 	}
 	cause.Duration, cause.Exit = time.Since(cause.Start), &res.Code
 	// What the command did is sealed and told also when the command, or the
@@ -50,6 +50,12 @@ func (e *env) work(ctx context.Context, sess *snapshots.Session, o runOptions, c
 	}
 	return nil
 }
+
+// notStarted is why a command did not run at all, or its sandbox broke.
+type notStarted struct{ err error }
+
+func (e *notStarted) Error() string { return e.err.Error() }
+func (e *notStarted) Unwrap() error { return e.err }
 
 // sandbox runs the command.
 func (e *env) sandbox(ctx context.Context, sess *snapshots.Session, client *owner.Client, o sandboxOptions, command []string) (local.Result, error) {

@@ -177,3 +177,23 @@ func listing(t *testing.T, dir string) string {
 	}))
 	return b.String()
 }
+
+// Whoever comes while the last user goes finds this owner or the next, and
+// never one that ends under it.
+func TestComingWhileTheLastUserGoes(t *testing.T) {
+	sess := newSession(t)
+	last := ensure(t, sess, "0")
+	for i := range 40 {
+		went := make(chan error, 1)
+		go func(c *Client) { went <- c.Close() }(last)
+		next, err := Ensure(t.Context(), sess, Options{What: fmt.Sprint(i + 1)})
+		check(t, err)
+		check(t, <-went)
+		if _, err := next.Seal(t.Context(), snapshots.SealOptions{}); err != nil {
+			t.Fatalf("round %d: %v", i, err)
+		}
+		last = next
+	}
+	check(t, last.Close())
+	waitGone(t, last.PID())
+}
