@@ -155,7 +155,18 @@ func (m Mount) Alive(ctx context.Context) error {
 		var st unix.Statfs_t
 		for {
 			err := unix.Statfs(m.Dir, &st)
-			if err != unix.EINTR {
+			switch err {
+			case unix.EINTR:
+			case unix.ECONNABORTED, unix.ECANCELED:
+				// The server has just gone; the kernel takes its connection
+				// down, in the background where it was over io_uring.
+				select {
+				case <-ctx.Done():
+					done <- err
+					return
+				case <-time.After(time.Millisecond):
+				}
+			default:
 				done <- err
 				return
 			}

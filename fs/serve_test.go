@@ -222,6 +222,9 @@ func must(t testing.TB, err error) {
 func mount(t testing.TB, cfg serveConfig) *served {
 	t.Helper()
 	dir := t.TempDir()
+	if overURing {
+		defer allowURing(t)()
+	}
 	dev := openMountFor(t, dir, MountOptions{})
 	s := serveOn(t, dev, cfg)
 	s.Dir = dir

@@ -15,9 +15,13 @@ import (
 
 const uringParameter = "/sys/module/fuse/parameters/enable_uring"
 
-// allowURing lets the kernel offer FUSE over io_uring to the mounts of this
-// test.
-func allowURing(t *testing.T) {
+// overURing makes mount let the kernel offer FUSE over io_uring.
+var overURing bool
+
+// allowURing lets the kernel offer FUSE over io_uring until the function that
+// it returns is called. That is for the machine as a whole: other tests run
+// meanwhile, so it is kept short, a mount at a time.
+func allowURing(t testing.TB) func() {
 	t.Helper()
 	before, err := os.ReadFile(uringParameter)
 	if errors.Is(err, os.ErrNotExist) {
@@ -25,19 +29,20 @@ func allowURing(t *testing.T) {
 	}
 	must(t, err)
 	if before[0] == 'Y' {
-		return
+		return func() {}
 	}
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to allow FUSE over io_uring")
 	}
 	must(t, os.WriteFile(uringParameter, []byte("Y"), 0))
-	t.Cleanup(func() { must(t, os.WriteFile(uringParameter, before, 0)) })
+	return func() { must(t, os.WriteFile(uringParameter, before, 0)) }
 }
 
 // TestOverIOURing: over io_uring, requests are the same and answered the same,
 // whatever the mode, and the ways in which a mount ends are those of others.
 func TestOverIOURing(t *testing.T) {
-	allowURing(t)
+	overURing = true
+	t.Cleanup(func() { overURing = false })
 	if !mount(t, serveConfig{}).do(command{Op: "stats"}).Rings {
 		t.Skip("the kernel has no io_uring for this process")
 	}
