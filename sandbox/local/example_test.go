@@ -21,6 +21,7 @@ func ExampleOpen() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	defer os.RemoveAll(dir)
 	project := filepath.Join(dir, "project")
 	if err := os.Mkdir(project, 0o755); err != nil {
 		log.Fatal(err)

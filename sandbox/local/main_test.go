@@ -28,6 +28,12 @@ const rolePrefix = "galley-test-"
 
 func TestMain(m *testing.M) {
 	local.Init()
+	// A process under the race detector waits for a second before it exits,
+	// and every call in a sandbox is one.
+	if err := os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 	if len(os.Args) > 1 && os.Args[1] == owner.Command {
 		os.Exit(owner.Main(os.Args[2:]))
 	}

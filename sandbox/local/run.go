@@ -232,8 +232,10 @@ func launch(s *setup, stdio []*os.File, apart bool) (*os.Process, channel, error
 // The supervisor lives too shortly, or does too little, for garbage to matter.
 func supervisorEnv() []string {
 	env := []string{"GOGC=off", "GOMEMLIMIT=64MiB"}
-	if dir := os.Getenv("GOCOVERDIR"); dir != "" {
-		env = append(env, "GOCOVERDIR="+dir)
+	for _, name := range []string{"GOCOVERDIR", "GORACE"} { // of tests
+		if v := os.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
 	}
 	return env
 }

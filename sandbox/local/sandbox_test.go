@@ -1,14 +1,11 @@
 package local_test
 
 import (
-	"context"
-	"errors"
 	"testing"
 	"time"
 
 	"github.com/galleyfs/galley/sandbox"
 	"github.com/galleyfs/galley/sandbox/local"
-	"github.com/galleyfs/galley/sandbox/owner"
 	"github.com/galleyfs/galley/sandbox/sandboxtest"
 	"github.com/galleyfs/galley/snapshots"
 )
@@ -30,7 +27,21 @@ func newSession(t *testing.T, base string) *snapshots.Session {
 
 func openSandbox(t *testing.T, base string) *local.Sandbox {
 	t.Helper()
-	sess := newSession(t, base)
+	return openIn(t, newSession(t, base))
+}
+
+// run runs a command that must end with status 0, and returns its output.
+func run(t *testing.T, sb *local.Sandbox, command string) string {
+	t.Helper()
+	r, err := sb.Bash(t.Context(), sandbox.BashRequest{Command: command})
+	if err != nil || r.ExitCode != 0 {
+		t.Fatalf("%s: status %d, %v\n%s", command, r.ExitCode, err, r.Output)
+	}
+	return string(r.Output)
+}
+
+func openIn(t *testing.T, sess *snapshots.Session) *local.Sandbox {
+	t.Helper()
 	t.Cleanup(func() { waitNoOwner(t, sess) })
 	sb, err := local.Open(t.Context(), local.Options{Session: sess})
 	if err != nil {
@@ -44,16 +55,13 @@ func openSandbox(t *testing.T, base string) *local.Sandbox {
 	return sb
 }
 
-// waitNoOwner waits until the session's owner has ended.
+// waitNoOwner waits until no process has the session open: its owner works in
+// the state directory, which goes with the test.
 func waitNoOwner(t *testing.T, sess *snapshots.Session) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		c, err := owner.Dial(context.Background(), sess)
-		if errors.Is(err, owner.ErrNoOwner) {
+		if _, live, err := sess.Live(); err == nil && !live {
 			return
-		}
-		if err == nil {
-			_ = c.Close()
 		}
 	}
 	t.Error("the session's owner does not end")

@@ -350,6 +350,9 @@ func (s *server) shutdown() error {
 	for _, m := range mounts {
 		m.abort()
 	}
+	for _, m := range mounts {
+		<-m.gone // what it was served from is closed
+	}
 	err := s.live.Close()
 	for _, p := range peers {
 		_ = p.link.conn.Close()
