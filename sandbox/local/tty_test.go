@@ -188,7 +188,7 @@ var terminalCases = map[string][]step{
 		line("jobs", `Running`),
 		line("fg %1", `fg %1\nrsleep\n`),
 		key("C-c", `\^C\nin\$\n$`),
-		line("kill %2; wait; jobs", `Terminated`),
+		line("kill %2; wait %2; echo gone $?", `\ngone 143`),
 		line("suspend", `Stopped`),
 		line("fg", `in\$\n$`),
 		line("exit 5", `\n\$\n$`),
@@ -283,7 +283,7 @@ func TestTerminal(t *testing.T) {
 
 var (
 	processID = regexp.MustCompile(`(?m)\[(\d)\] \d+$`)
-	doneJob   = regexp.MustCompile(`(?m)^\[\d\].? +Done.*$`)
+	doneJob   = regexp.MustCompile(`(?m)^\[\d\].? +(Done|Terminated).*$`)
 	prompt    = regexp.MustCompile(`^(in)?\$ ?`)
 )
 
