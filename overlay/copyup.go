@@ -264,9 +264,6 @@ func (t *Tree) install(n *Node, x, y *nodeVer, src *source, tmp string, metaOnly
 		v.flags |= verMeta
 		v.data = dataVer(y)
 		v.lower = join(t.pathIn(t.lower, names[0].dir), names[0].name)
-		if y != nil && y.flags&verMeta != 0 && y.lower != "" {
-			v.lower = y.lower
-		}
 	}
 	for i, d := range names {
 		if err := t.keepTimes(d.dir, vers[i], func(dir int) error {

@@ -410,6 +410,12 @@ func (t *Tree) linkPayload(n *Node, x *nodeVer, parent *Node, px *nodeVer, name 
 		return err
 	}
 	defer t.fds.done(dir)
+	if x.flags&verMeta != 0 {
+		// What lies below the new name is not what it takes its content from.
+		if err := t.fs.Setxattr(src.fd, srcName, t.prefix+"redirect", []byte("/"+x.lower), 0); err != nil {
+			return fmt.Errorf("mark for link: %w", err)
+		}
+	}
 	if !t.whiteoutAt(parent, name) {
 		return t.fs.Link(src.fd, srcName, dir.fd, name)
 	}

@@ -312,7 +312,6 @@ func (s *scan) origin(dir *Node, fd int, name string, typ uint32, x *nodeVer) (*
 	var err error
 	if r, ok := mark("redirect"); ok && r != "" {
 		n, err = s.redirected(dir, r)
-		x.lower = strings.TrimPrefix(r, "/")
 	} else {
 		n, err = s.lower(dir, name)
 	}
@@ -333,7 +332,7 @@ func (s *scan) origin(dir *Node, fd int, name string, typ uint32, x *nodeVer) (*
 	y := contentVer(n, t.lower)
 	if meta {
 		x.flags |= verMeta
-		x.data = dataVer(y)
+		x.data, x.lower = dataVer(y), t.pathIn(t.lower, n)
 	}
 	if z := n.verIn(t.lower); z != nil {
 		x.nlink = z.nlink

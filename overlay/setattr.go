@@ -45,7 +45,7 @@ func (t *Tree) killMode(n *Node, f *Face) (*uint32, error) {
 	t.mu.RLock()
 	a, err := t.attrIn(n, f.view())
 	t.mu.RUnlock()
-	if err != nil || n.typ != unix.S_IFREG {
+	if err != nil || n.isDir() || n.typ == unix.S_IFLNK {
 		return nil, err
 	}
 	mode := a.Mode & 0o7777

@@ -24,7 +24,7 @@ func TestModel(t *testing.T) {
 }
 
 // kernelEvery is how many seals lie between two comparisons with the kernel.
-const kernelEvery = 8
+const kernelEvery = 3
 
 // inProcess runs programs on a tree in process: two faces, six handles, and
 // between the operations seals, rollbacks, views of snapshots, flattening,
@@ -50,15 +50,19 @@ func inProcess(t *testing.T) (done int) {
 	return done
 }
 
-// runSession runs one program on a new session below dir and returns what it
-// did.
-func runSession(dir string, cfg overlay.Config, seed uint64, programOf func(*overlaytest.Session) program) (ops []overlaytest.Op, err error) {
+// runSession runs one program on a new session below dir, with a random base,
+// and returns what it did.
+func runSession(dir string, cfg overlay.Config, seed uint64, programOf func(*overlaytest.Session) program) ([]overlaytest.Op, error) {
+	return runOn(dir, cfg, randomBase(seed), programOf)
+}
+
+func runOn(dir string, cfg overlay.Config, base func(overlaytest.FS) error, programOf func(*overlaytest.Session) program) (ops []overlaytest.Op, err error) {
 	dir, err = os.MkdirTemp(dir, "")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	s, err := overlaytest.NewSession(dir, cfg, randomBase(seed))
+	s, err := overlaytest.NewSession(dir, cfg, base)
 	if err != nil {
 		return nil, err
 	}
@@ -99,6 +103,22 @@ func randomBase(seed uint64) func(overlaytest.FS) error {
 				return err
 			}
 		}
-		return nil
+		return large(ref, fs)
 	}
+}
+
+// large adds files of which a change of metadata copies only metadata.
+func large(ref *overlaytest.Ref, fs overlaytest.FS) error {
+	for i, name := range []string{"l1", "l2", "l3"} {
+		for _, o := range []overlaytest.Op{
+			{Kind: overlaytest.OpCreate, At: overlaytest.At(name), Mode: 0o644},
+			{Kind: overlaytest.OpWrite, At: overlaytest.At(name), Off: int64(i) * 8192, N: 66 << 10, Seed: uint64(i)},
+			{Kind: overlaytest.OpRelease},
+		} {
+			if err := overlaytest.Step(ref, fs, o); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -300,6 +300,9 @@ func baseWithoutLinks(seed uint64) func(overlaytest.FS) error {
 				return err
 			}
 		}
+		if err := large(ref, f); err != nil {
+			return err
+		}
 		for slot := range 8 {
 			f.Release(slot)
 		}
