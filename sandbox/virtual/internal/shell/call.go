@@ -80,6 +80,8 @@ func (r *run) instead(ctx context.Context, hc interp.HandlerContext, args []stri
 		return r.pwd(hc, args)
 	case "cd":
 		return r.cd(hc, args)
+	case "mapfile", "readarray":
+		return r.mapfile(ctx, hc, args)
 	case "read":
 		return r.read(ctx, hc, args)
 	case "eval":

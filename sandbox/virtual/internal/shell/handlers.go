@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +20,7 @@ import (
 
 // pathError is an error as the shell prints it: "bash: path: what".
 func pathError(p string, err error) error {
-	return &fs.PathError{Op: "bash", Path: p, Err: errors.New(view.Message(err))}
+	return &fs.PathError{Op: "bash:", Path: p, Err: errors.New(view.Message(err))}
 }
 
 // open is the handler for redirections and sourced files.
@@ -252,7 +251,7 @@ func (r *run) toolCall(ctx context.Context, hc interp.HandlerContext) *tools.Cal
 }
 
 // binDirs are the directories in which the commands are thought to be.
-var binDirs = map[string]bool{"/bin": true, "/usr/bin": true, "/usr/local/bin": true, "/sbin": true, "/usr/sbin": true}
+var binDirs = map[string]bool{"/bin": true, "/usr/bin": true}
 
 // shells are the names of the shell itself.
 var shells = map[string]bool{"bash": true, "sh": true, "dash": true}
@@ -498,6 +497,3 @@ func (r *run) runShell(c *tools.Call, text, name string, args, opts []string) in
 	}
 	return status
 }
-
-// errPipe reports whether an error means that the reader has gone.
-func errPipe(err error) bool { return errors.Is(err, syscall.EPIPE) || errors.Is(err, os.ErrClosed) }

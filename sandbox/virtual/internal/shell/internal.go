@@ -303,3 +303,83 @@ func unescape(s string) string {
 	}
 	return b.String()
 }
+
+// mapfile reads here, too: the interpreter's own does not end with the script,
+// and takes no lines of more than 64 KiB.
+func (r *run) mapfile(ctx context.Context, hc interp.HandlerContext, args []string) ([]string, error) {
+	bad := func(format string, a ...any) ([]string, error) {
+		fmt.Fprintf(hc.Stderr, "bash: line %d: %s: %s\n", hc.Pos.Line(), args[0], fmt.Sprintf(format, a...))
+		return []string{cmdStatus, "1"}, nil
+	}
+	delim, trim, most, skip := byte('\n'), false, -1, 0
+	rest := args[1:]
+	for len(rest) > 0 && len(rest[0]) > 1 && rest[0][0] == '-' {
+		f := rest[0]
+		rest = rest[1:]
+		if f == "--" {
+			break
+		}
+		for i := 1; i < len(f); i++ {
+			if f[i] == 't' {
+				trim = true
+				continue
+			}
+			if strings.IndexByte("dns", f[i]) < 0 {
+				return bad("-%c: not supported in the virtual sandbox", f[i])
+			}
+			val := f[i+1:]
+			if val == "" {
+				if len(rest) == 0 {
+					return bad("-%c: option requires an argument", f[i])
+				}
+				val, rest = rest[0], rest[1:]
+			}
+			n, err := strconv.Atoi(val)
+			switch {
+			case f[i] == 'd':
+				delim = 0
+				if val != "" {
+					delim = val[0]
+				}
+			case err != nil || n < 0:
+				return bad("%s: invalid line count", val)
+			case f[i] == 's':
+				skip = n
+			case n > 0:
+				most = n
+			}
+			break
+		}
+	}
+	name := "MAPFILE"
+	if len(rest) > 0 {
+		name = rest[0]
+	}
+	if !syntax.ValidName(name) {
+		return bad("%q: not a valid identifier", name)
+	}
+	in, _ := hc.Stdin.(*os.File)
+	var b strings.Builder
+	b.WriteString(name + "=(")
+	for n := 0; most < 0 || n < most+skip; n++ {
+		line, status := r.readLine(ctx, in, readOpts{raw: true, delim: delim, count: -1})
+		if status != 0 && line == "" {
+			break
+		}
+		if n < skip {
+			continue
+		}
+		if !trim && status == 0 {
+			line += string(delim)
+		}
+		b.WriteString(quote(line) + " ")
+		if b.Len() > 2*r.limits.Variable {
+			return nil, r.stop(limited("more than %d bytes for the variable %s", r.limits.Variable, name))
+		}
+		if status != 0 {
+			break
+		}
+	}
+	b.WriteString(")")
+	return []string{"eval", b.String()}, nil
+}

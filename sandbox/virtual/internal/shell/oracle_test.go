@@ -110,6 +110,9 @@ func TestScriptsAsBash(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			for i, s := range list {
 				n++
+				if testing.Short() && i%3 != 0 {
+					continue
+				}
 				dir := fmt.Sprintf("/w/%s%d", name, i)
 				want := realBash(t, s)
 				got := virtualBash(t, v, dir, s)

@@ -133,6 +133,10 @@ func (w *rewriter) node(n syntax.Node) bool {
 		n.Do = w.list(n.Do)
 	case *syntax.ForClause:
 		n.Do = append([]*syntax.Stmt{w.mark(n.DoPos, markLoop)}, w.list(n.Do)...)
+		if _, ok := n.Loop.(*syntax.CStyleLoop); ok {
+			// The interpreter ends such a loop after a command that failed.
+			n.Do = append(n.Do, w.mark(n.DonePos, cmdStatus, "0"))
+		}
 	case *syntax.CaseItem:
 		n.Stmts = w.list(n.Stmts)
 	case *syntax.BinaryCmd:

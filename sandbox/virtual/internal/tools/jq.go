@@ -16,10 +16,10 @@ import (
 func init() { register(jq, "jq") }
 
 type jqPrinter struct {
-	c                        *Call
-	raw, join, compact, sort bool
-	ascii, nul               bool
-	indent                   string
+	c                  *Call
+	raw, join, compact bool
+	ascii, nul         bool
+	indent             string
 }
 
 func jq(c *Call) int {

@@ -24,7 +24,6 @@ type sedder struct {
 	quiet, null, inPlace, sep bool
 	suffix                    string
 
-	files        []string
 	cur          *puller2
 	w            *bufio.Writer
 	line         int
@@ -51,9 +50,6 @@ type puller2 struct {
 	name  string
 	ahead *string
 	eol   bool
-	// onOpen and onClose tell of each file.
-	onOpen  func(name string) bool
-	onClose func()
 }
 
 func sed(c *Call) int {

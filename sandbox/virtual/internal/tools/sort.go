@@ -23,13 +23,13 @@ type sortKey struct {
 }
 
 type sorter struct {
-	sep                      byte
-	hasSep                   bool
-	keys                     []sortKey
-	flags                    string
-	unique, stable, check    bool
-	checkQuiet, zero, merged bool
-	out                      string
+	sep                   byte
+	hasSep                bool
+	keys                  []sortKey
+	flags                 string
+	unique, stable, check bool
+	checkQuiet, zero      bool
+	out                   string
 }
 
 const sortFlags = "bdfghinMrRV"
