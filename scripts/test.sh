@@ -13,7 +13,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 start=$SECONDS
 need_packages skopeo umoci # which read what galley export writes
 need_go
-need_packages git gcc make sqlite3 npm node rsync vim tmux fusermount3 setfattr setfacl \
+need_packages git gcc make sqlite3 npm node python3 rsync vim tmux fusermount3 setfattr setfacl \
 	setpriv script fuse-overlayfs mkfs.ext4 mkfs.xfs
 ready_fuse
 ready_ts_client

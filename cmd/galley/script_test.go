@@ -64,6 +64,10 @@ func scriptBench(t *testing.T) (dir, bin string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		terminals, _ := filepath.Glob(filepath.Join(dir, "*", "tmux-socket"))
+		for _, s := range terminals {
+			exec.Command("tmux", "-S", s, "kill-server").Run() // of a script that failed
+		}
 		if err := waitNothingLeft(dir); err != nil {
 			t.Error(err)
 		}
