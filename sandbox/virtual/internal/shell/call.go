@@ -125,6 +125,16 @@ func (r *run) instead(ctx context.Context, hc interp.HandlerContext, args []stri
 			return status(0)
 		}
 		return out, nil
+	case "shift":
+		if len(args) == 2 && strings.HasPrefix(args[1], "-") {
+			return say(1, "%s: shift count out of range", args[1])
+		}
+	case "unset":
+		for _, a := range args[1:] {
+			if a == "" {
+				return say(1, "`': not a valid identifier")
+			}
+		}
 	case "umask":
 		return r.setUmask(hc, args)
 	case "kill":

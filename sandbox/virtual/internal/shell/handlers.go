@@ -166,6 +166,9 @@ func (r *run) exec(ctx context.Context, args []string) error {
 	}
 	defer r.leave()
 	hc := interp.HandlerCtx(ctx)
+	if args[0] == cmdGuard {
+		return r.guarding(ctx, hc, args)
+	}
 	if status, ok := r.internal(ctx, hc, args); ok {
 		return exit(status)
 	}

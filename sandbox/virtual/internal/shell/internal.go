@@ -77,6 +77,44 @@ func (r *run) internal(ctx context.Context, hc interp.HandlerContext, args []str
 	return 0, false
 }
 
+// guarded keeps a part of the script and returns its number.
+func (r *run) guarded(text string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n, ok := r.guardNo[text]
+	if !ok {
+		n = len(r.guards)
+		r.guards = append(r.guards, text)
+		r.guardNo[text] = n
+	}
+	return strconv.Itoa(n)
+}
+
+// guarding runs a part of the script that has a goroutine of its own.
+func (r *run) guarding(ctx context.Context, hc interp.HandlerContext, args []string) (err error) {
+	n := -1
+	if len(args) == 2 {
+		n, _ = strconv.Atoi(args[1])
+	}
+	r.mu.Lock()
+	known := n >= 0 && n < len(r.guards)
+	text := ""
+	if known {
+		text = r.guards[n]
+	}
+	r.mu.Unlock()
+	if !known {
+		return exit(127)
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			fmt.Fprintf(hc.Stderr, "bash: internal error: %v\n", p)
+			err = exit(1)
+		}
+	}()
+	return hc.Builtin(ctx, []string{"eval", text})
+}
+
 // timed is the beginning or the end of time.
 func (r *run) timed(hc interp.HandlerContext, args []string) int {
 	if len(args) != 2 || args[1] == "begin" {

@@ -21,6 +21,7 @@ const (
 	cmdStatus = "__galley_status" // exits with its argument
 	cmdExec   = "__galley_exec"   // a command, past functions
 	cmdTool   = "__galley_tool"   // a command that is a builtin of bash
+	cmdGuard  = "__galley_guard"  // a part of the script that runs in a goroutine of the interpreter's
 	cmdTest   = "__galley_test"
 	cmdWhich  = "__galley_which"
 )
@@ -40,8 +41,12 @@ type prepared struct {
 
 // rewriter changes a syntax tree in place.
 type rewriter struct {
+	run     *run
 	err     error
 	changed bool
+	// apart are the statements that the interpreter runs in goroutines of
+	// their own, the outer before the inner.
+	apart []*syntax.Stmt
 }
 
 // parse parses and rewrites a script.
@@ -56,9 +61,12 @@ func (r *run) parse(text, name string) (*prepared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("syntax error: %w", err)
 	}
-	w := &rewriter{}
+	w := &rewriter{run: r}
 	file.Stmts = w.list(file.Stmts)
 	syntax.Walk(file, w.node)
+	if w.err == nil {
+		w.guard()
+	}
 	return &prepared{file, w.changed}, w.err
 }
 
@@ -204,7 +212,28 @@ func growing(s *syntax.Stmt) []string {
 	return names
 }
 
+// guard has the statements of goroutines run by a command of Galley's own, which
+// hands them to the interpreter as text: a panic of the interpreter is then
+// caught there, where it would else end the whole program.
+func (w *rewriter) guard() {
+	for i := len(w.apart) - 1; i >= 0; i-- {
+		s := w.apart[i]
+		background := s.Background
+		s.Background = false
+		var b strings.Builder
+		if err := syntax.NewPrinter().Print(&b, s); err != nil {
+			w.fail(s.Position, "%v", err)
+			return
+		}
+		*s = syntax.Stmt{Position: s.Position, Background: background, Semicolon: s.Semicolon, Cmd: callOf(s.Position, cmdGuard, w.run.guarded(b.String()))}
+		w.changed = true
+	}
+}
+
 func (w *rewriter) stmt(s *syntax.Stmt) {
+	if s.Background {
+		w.apart = append(w.apart, s)
+	}
 	if t, ok := s.Cmd.(*syntax.TimeClause); ok {
 		// The interpreter reports to the standard output.
 		form := "bash"
@@ -230,6 +259,9 @@ var lastpipe = map[string]bool{
 func (w *rewriter) binary(n *syntax.BinaryCmd) {
 	switch n.Op {
 	case syntax.Pipe, syntax.PipeAll:
+		if !n.X.Background {
+			w.apart = append(w.apart, n.X)
+		}
 		if call, ok := n.Y.Cmd.(*syntax.CallExpr); ok && (len(call.Args) == 0 || !lastpipe[call.Args[0].Lit()]) && len(call.Args) > 0 {
 			// A function may change its shell, too: only what is no function
 			// could be left alone, which is not known here.

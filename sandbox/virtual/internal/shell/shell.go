@@ -128,6 +128,8 @@ type run struct {
 	held    int                 // bytes in files
 	sourced map[string]string   // texts for the source builtin, by the path it is given
 	pipes   map[*os.File]func() // ends of pipes to be closed at the end
+	guards  []string            // texts for cmdGuard, by number
+	guardNo map[string]int
 }
 
 // Run runs a script to its end and returns its exit status. The error is a
@@ -140,7 +142,7 @@ func Run(ctx context.Context, v *view.View, s Script) (int, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	r := &run{
 		view: v, script: &s, limits: s.Limits.withDefaults(), cancel: cancel, start: time.Now(), pid: 1000 + lastPID.Add(1),
-		files: map[string][]byte{}, nextFD: 63, sourced: map[string]string{}, pipes: map[*os.File]func(){},
+		files: map[string][]byte{}, nextFD: 63, sourced: map[string]string{}, pipes: map[*os.File]func(){}, guardNo: map[string]int{},
 	}
 	r.umask.Store(s.Umask)
 	out := &sink{r: r, w: s.Stdout, mu: new(sync.Mutex)}
