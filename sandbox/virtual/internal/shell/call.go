@@ -39,7 +39,39 @@ func (r *run) call(ctx context.Context, args []string) ([]string, error) {
 		return nil, r.stop(limited("too many pipelines and background jobs at once"))
 	}
 	hc := interp.HandlerCtx(ctx)
+	if err := r.sizes(hc, args); err != nil {
+		return nil, err
+	}
 	return r.instead(ctx, hc, args, true)
+}
+
+// sizes looks at what a command is given, and from time to time at all the
+// variables together.
+func (r *run) sizes(hc interp.HandlerContext, args []string) error {
+	size := 0
+	for _, a := range args {
+		size += len(a) + 16
+	}
+	if size > r.limits.Memory {
+		return r.stop(limited("more than %d bytes of arguments for one command", r.limits.Memory))
+	}
+	if r.calls.Add(1)%256 != 0 {
+		return nil
+	}
+	size = 0
+	for name, v := range hc.Env.Each {
+		size += len(name) + len(v.Str)
+		for _, s := range v.List {
+			size += len(s)
+		}
+		for k, s := range v.Map {
+			size += len(k) + len(s)
+		}
+	}
+	if size > 2*r.limits.Memory {
+		return r.stop(limited("more than %d bytes in all variables together", 2*r.limits.Memory))
+	}
+	return nil
 }
 
 // counts is 0 for the commands that are none of the script's own.

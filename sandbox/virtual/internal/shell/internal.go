@@ -41,6 +41,8 @@ func (r *run) internal(ctx context.Context, hc interp.HandlerContext, args []str
 			}
 		}
 		return hc.LastExitStatus, true
+	case markRepl:
+		return r.replaces(args), true
 	case markTime:
 		return r.timed(hc, args), true
 	case cmdPsub:
@@ -75,6 +77,22 @@ func (r *run) internal(ctx context.Context, hc interp.HandlerContext, args []str
 		return tools.Test(c, isSet), true
 	}
 	return 0, false
+}
+
+// replaces looks at how long a replacement can become.
+func (r *run) replaces(args []string) int {
+	if len(args) < 3 {
+		return 0
+	}
+	with, _ := strconv.Atoi(args[1])
+	for _, a := range args[3:] {
+		with += len(a)
+	}
+	if size := (len(args[2]) + 1) * with; size > 4*r.limits.Memory {
+		_ = r.stop(limited("a replacement that could have %d bytes, and up to %d are possible", size, 4*r.limits.Memory))
+		return 1
+	}
+	return 0
 }
 
 // guarded keeps a part of the script and returns its number.

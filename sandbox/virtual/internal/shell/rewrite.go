@@ -15,6 +15,7 @@ import (
 const (
 	markLoop  = "__galley_loop"   // an iteration
 	markSize  = "__galley_size"   // an assignment to the variable that is named
+	markRepl  = "__galley_repl"   // before ${x//a/b}: the length of b's text, x, and what b expands
 	markTime  = "__galley_time"   // begin or end of time
 	cmdPsub   = "__galley_psub"   // keeps its input and prints the path it can be read at
 	cmdSame   = "__galley_same"   // -ef of [[
@@ -30,8 +31,12 @@ const (
 // long as a variable may.
 const maxExpansions = 256
 
-// maxBraces is how many words one brace expansion may make.
-const maxBraces = 1_000_000
+// maxBraces is how many words one brace expansion may make, and maxBraceText how
+// many bytes of text that stands in the script.
+const (
+	maxBraces    = 1_000_000
+	maxBraceText = 64 << 20
+)
 
 // prepared is a script that may be interpreted.
 type prepared struct {
@@ -173,16 +178,63 @@ func literal(pos syntax.Pos, s string) *syntax.Word {
 	return &syntax.Word{Parts: []syntax.WordPart{&syntax.Lit{ValuePos: pos, ValueEnd: pos, Value: s}}}
 }
 
-// list puts a mark behind every assignment that may make a variable grow.
+// list puts a mark behind every assignment that may make a variable grow, and
+// one before what replaces all of a pattern by something longer.
 func (w *rewriter) list(stmts []*syntax.Stmt) []*syntax.Stmt {
 	var out []*syntax.Stmt
 	for _, s := range stmts {
+		out = append(out, w.replacing(s)...)
 		out = append(out, s)
 		if names := growing(s); len(names) > 0 && !s.Negated {
 			out = append(out, w.mark(s.Position, append([]string{markSize}, names...)...))
 		}
 	}
 	return out
+}
+
+// replacing are the marks for the replacements in a statement: the outcome of
+// one is as long as the product of what goes in.
+func (w *rewriter) replacing(s *syntax.Stmt) []*syntax.Stmt {
+	var out []*syntax.Stmt
+	syntax.Walk(s, func(n syntax.Node) bool {
+		p, ok := n.(*syntax.ParamExp)
+		if !ok || p.Repl == nil || !p.Repl.All || p.Repl.With == nil || p.Param == nil || p.Excl {
+			return true
+		}
+		text := 0
+		var parts []syntax.WordPart
+		syntax.Walk(p.Repl.With, func(n syntax.Node) bool {
+			switch n := n.(type) {
+			case *syntax.Lit:
+				text += len(n.Value)
+			case *syntax.CmdSubst:
+				text += 1 << 20
+				return false
+			case *syntax.ParamExp:
+				if n.Param != nil {
+					parts = append(parts, plainParam(n))
+				}
+				return false
+			}
+			return true
+		})
+		m := w.mark(s.Position, markRepl, strconv.Itoa(text))
+		call := m.Cmd.(*syntax.CallExpr)
+		for _, part := range append([]syntax.WordPart{plainParam(p)}, parts...) {
+			call.Args = append(call.Args, &syntax.Word{Parts: []syntax.WordPart{&syntax.DblQuoted{Left: s.Position, Right: s.Position, Parts: []syntax.WordPart{part}}}})
+		}
+		out = append(out, m)
+		return true
+	})
+	return out
+}
+
+// plainParam is ${x-} for an expansion of x, whatever else that does to it.
+func plainParam(p *syntax.ParamExp) *syntax.ParamExp {
+	return &syntax.ParamExp{
+		Dollar: p.Dollar, Rbrace: p.Rbrace, Param: &syntax.Lit{ValuePos: p.Param.ValuePos, ValueEnd: p.Param.ValueEnd, Value: p.Param.Value}, Index: p.Index,
+		Exp: &syntax.Expansion{Op: syntax.DefaultUnset},
+	}
 }
 
 // growing are the variables that a statement of nothing but assignments may
@@ -338,10 +390,25 @@ func (w *rewriter) word(n *syntax.Word) {
 	if expansions > maxExpansions {
 		w.fail(n.Pos(), "a word with %d expansions, and up to %d are possible in the virtual sandbox", expansions, maxExpansions)
 	}
-	if words > maxBraces {
+	if text := len(wordText(n)); words > maxBraces || words > 1 && words*float64(text) > maxBraceText {
 		w.fail(n.Pos(), "a brace expansion of more than %d words, which the virtual sandbox does not do", maxBraces)
 	}
 	n.Parts = w.parts(n.Parts)
+}
+
+// wordText is the text of a word that stands in the script.
+func wordText(n *syntax.Word) string {
+	var b strings.Builder
+	syntax.Walk(n, func(n syntax.Node) bool {
+		switch n := n.(type) {
+		case *syntax.Lit:
+			b.WriteString(n.Value)
+		case *syntax.SglQuoted:
+			b.WriteString(n.Value)
+		}
+		return true
+	})
+	return b.String()
 }
 
 var sequence = regexp.MustCompile(`\{(-?[0-9]+)\.\.(-?[0-9]+)(?:\.\.-?([0-9]+))?\}`)

@@ -118,6 +118,7 @@ type run struct {
 	umask  atomic.Uint32
 
 	commands, loops atomic.Int64
+	calls           atomic.Int64 // all that the call handler saw
 	output, input   atomic.Int64
 	busy            sync.WaitGroup // handlers under way
 
