@@ -309,7 +309,7 @@ func (t *Tree) setEntry(dir *Node, name string, n *Node) {
 	dir.putEntry(t.view.active, name, n)
 	t.names[dent{dir, name}] = true
 	t.rec.enc.entry(dir.ino, name, inoOf(n))
-	t.all[dir] = struct{}{}
+	t.remember(dir)
 }
 
 // dataVer is the version whose payload holds the content of y.

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -64,7 +65,11 @@ func (t *Tree) Flatten(s Stack, to LayerID, k Keep) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.loaded[to] = true
-	f := &flattening{t: t, v: newView(s), beneath: &view{sealed: beneath}, to: to, rule: k, above: map[*Node]bool{}, keep: map[string]bool{}}
+	v := newView(s)
+	if to.replaced() {
+		v.births = t.view
+	}
+	f := &flattening{t: t, v: v, beneath: &view{sealed: beneath}, to: to, rule: k, above: map[*Node]bool{}, keep: map[string]bool{}}
 	if err := f.run(); err != nil {
 		f.undo()
 		return fmt.Errorf("tree %q: write layer %d: %w", t.cfg.Name, to, err)
@@ -95,6 +100,12 @@ func withoutReplaced(ranges []Range) []Range {
 
 func (f *flattening) run() error {
 	t := f.t
+	for n := range t.all {
+		// What an earlier commit put into the base is there for this layer too.
+		if len(n.bornIn) > 0 && n.born(f.v) {
+			f.bear(n)
+		}
+	}
 	f.mark(t.root, "")
 	if err := f.root(); err != nil {
 		return err
@@ -202,7 +213,8 @@ func (f *flattening) entry(dir *Node, name, path string) (*Node, error) {
 	if dropped {
 		f.alias(dir, name, n)
 		if !f.above[n] {
-			return nil, nil
+			// All below is left out too; the base has these nodes as well.
+			return n, nil
 		}
 	}
 	if err := f.node(dir, name, path, n, dropped); err != nil {
@@ -282,14 +294,19 @@ func (f *flattening) alias(dir *Node, name string, n *Node) {
 		return
 	}
 	if n.hasBase && hostID(&st) == n.bid && n.bparent == dir && n.bname == name {
+		if len(n.bornIn) > 0 && n.verAt(f.to) == nil {
+			// It was put there before, for views that this one is none of.
+			f.bear(n)
+			f.ghost(n, st.Nlink)
+		}
 		return
 	}
 	t.liveMu.Lock()
 	if n.hasBase && t.byBase[n.baseKey()] == n {
 		delete(t.byBase, n.baseKey())
 	}
-	if !n.hasBase {
-		n.bornIn = f.to
+	if !n.hasBase || len(n.bornIn) > 0 {
+		f.bear(n)
 	}
 	t.fds.drop(nil, n)
 	n.hasBase, n.bid, n.btime, n.bparent, n.bname = true, hostID(&st), timeOf(st.Btime), dir, name
@@ -299,10 +316,22 @@ func (f *flattening) alias(dir *Node, name string, n *Node) {
 		t.byBase[n.bid] = n
 	}
 	t.liveMu.Unlock()
-	x := &nodeVer{layer: f.to, flags: verGhost, nlink: st.Nlink}
+	f.ghost(n, st.Nlink)
+}
+
+// bear notes that n is one of the base in views with the new layer.
+func (f *flattening) bear(n *Node) {
+	if !slices.Contains(n.bornIn, f.to) {
+		n.bornIn = append(n.bornIn, f.to)
+	}
+}
+
+// ghost gives n a version without a payload.
+func (f *flattening) ghost(n *Node, nlink uint32) {
+	x := &nodeVer{layer: f.to, flags: verGhost, nlink: nlink}
 	n.insertVer(x)
-	t.all[n] = struct{}{}
-	t.encodeVersion(&f.enc, n, x)
+	f.t.remember(n)
+	f.t.encodeVersion(&f.enc, n, x)
 }
 
 // node writes a node under one name.
@@ -524,7 +553,7 @@ func (f *flattening) finish() error {
 	t := f.t
 	for n := range t.all {
 		x := n.verAt(f.to)
-		if x == nil || !n.isDir() || x.flags&verGhost != 0 {
+		if x == nil || !n.isDir() || x.flags&(verGhost|verGone) != 0 {
 			continue
 		}
 		a, err := t.attrIn(n, f.v)

@@ -146,7 +146,7 @@ func (t *Tree) encodeVersion(enc *encoder, n *Node, x *nodeVer) {
 	}
 	f := &nodeFrame{
 		ino: n.ino, typ: n.typ, flags: x.flags &^ verUnsynced, nlink: x.nlink, name: x.name,
-		lower: x.lower, ctime: x.ctime, born: n.hasBase && n != t.root, id: n.bid, btime: n.btime, bornIn: n.bornIn,
+		lower: x.lower, ctime: x.ctime, born: n.hasBase && n != t.root, id: n.bid, btime: n.btime, bornIn: n.bornAs(x.layer),
 	}
 	if x.parent != nil {
 		f.parent = x.parent.ino
@@ -165,6 +165,6 @@ func (t *Tree) encodeVersion(enc *encoder, n *Node, x *nodeVer) {
 //
 // Preconditions: mu is held.
 func (t *Tree) logNode(n *Node, x *nodeVer) {
-	t.all[n] = struct{}{}
+	t.remember(n)
 	t.encodeVersion(&t.rec.enc, n, x)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -223,7 +224,7 @@ func (ld *loader) get(ino uint64, typ uint32) (*Node, error) {
 			ld.max = max(ld.max, ino)
 		}
 	}
-	ld.t.all[n] = struct{}{}
+	ld.t.remember(n)
 	if n.typ == 0 {
 		n.typ = typ
 	}
@@ -263,8 +264,11 @@ func (ld *loader) node(f *nodeFrame, d *decoder) error {
 			return fmt.Errorf("inode %d: content in layer %d is not recorded: %w", f.ino, f.data, ErrCorrupt)
 		}
 	}
+	if f.born && f.bornIn != 0 && !slices.Contains(n.bornIn, f.bornIn) {
+		n.bornIn = append(n.bornIn, f.bornIn)
+	}
 	if f.born && n != ld.t.root && n.bparent == nil {
-		n.hasBase, n.bid, n.btime, n.bornIn = true, f.id, f.btime, f.bornIn
+		n.hasBase, n.bid, n.btime = true, f.id, f.btime
 		ld.born[n] = f.base
 	}
 	return nil
@@ -328,12 +332,12 @@ func (ld *loader) finish() error {
 	dirs := map[string]*Node{"": t.root}
 	for _, n := range ld.byIno {
 		if n.isDir() && n.bparent != nil {
-			dirs[n.basePath()] = n
+			ld.dirAt(dirs, n.basePath(), n)
 		}
 	}
 	for n, p := range ld.born {
 		if n.isDir() {
-			dirs[p] = n
+			ld.dirAt(dirs, p, n)
 		}
 	}
 	for n, p := range ld.born {
@@ -354,6 +358,29 @@ func (ld *loader) finish() error {
 		t.relink(ld.v)
 	}
 	return nil
+}
+
+// dirAt notes which directory has a path in the base. Of several, since a commit
+// or the host put one in the place of another, it is the one that is there now.
+func (ld *loader) dirAt(dirs map[string]*Node, path string, n *Node) {
+	have := dirs[path]
+	if have == nil || have == n {
+		dirs[path] = n
+		return
+	}
+	t := ld.t
+	if t.base == nil {
+		return
+	}
+	fd, err := hostfs.OpenDeep(t.fs, t.base.fd, path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if err != nil {
+		return
+	}
+	defer t.fs.Close(fd)
+	var st unix.Statx_t
+	if t.fs.Stat(fd, "", &st) == nil && hostID(&st) == n.bid {
+		dirs[path] = n
+	}
 }
 
 // place sets where in the base n is; directories above it that no layer knows

@@ -181,6 +181,11 @@ func (t *Tree) newBaseNode(dir *Node, name string, st *unix.Statx_t, alias bool)
 		bparent: dir, bname: strings.Clone(name), bid: hostID(st), btime: timeOf(st.Btime), hasBase: true, alias: alias,
 	}
 	n.ino = t.baseIno(n.bid)
+	if t.identify != nil {
+		t.identify(n)
+	} else {
+		t.ownIno(n)
+	}
 	if alias {
 		n.ino |= firstOwnIno << 1
 	}

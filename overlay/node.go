@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -25,7 +26,7 @@ type Node struct {
 	bid     HostID // identity in the base, zero if not born there
 	btime   Time
 	hasBase bool
-	bornIn  LayerID // in which layer a commit put it into the base; 0: it came from there
+	bornIn  []LayerID // by which layers a commit put it into the base; none: it came from there
 
 	// readOnly says that a rule forbids changes. Immutable.
 	readOnly bool
@@ -62,7 +63,25 @@ func (n *Node) isDir() bool { return n.typ == unix.S_IFDIR }
 
 // born reports whether, in view v, the node is one of the base.
 func (n *Node) born(v *view) bool {
-	return n.hasBase && (n.bornIn == 0 || v.has(n.bornIn))
+	if !n.hasBase || len(n.bornIn) == 0 {
+		return n.hasBase
+	}
+	if v.births != nil {
+		v = v.births
+	}
+	return slices.ContainsFunc(n.bornIn, v.has)
+}
+
+// bornAs is what a version in layer l records of how the node came to be in the
+// base: 0 where it was there.
+func (n *Node) bornAs(l LayerID) LayerID {
+	if len(n.bornIn) == 0 {
+		return 0
+	}
+	if slices.Contains(n.bornIn, l) {
+		return l
+	}
+	return n.bornIn[0]
 }
 
 // dent is a name in a directory.
@@ -121,6 +140,9 @@ type entry struct {
 type view struct {
 	sealed []Range // ascending
 	active LayerID // 0: none
+	// births is the view by which nodes are of the base, nil for the view
+	// itself.
+	births *view
 }
 
 func newView(s Stack) *view {
@@ -188,9 +210,14 @@ func (n *Node) verAt(l LayerID) *nodeVer {
 
 func (n *Node) entryIn(v *view, name string) *entry {
 	for e := n.ents[name]; e != nil; e = e.prev {
-		if v.has(e.layer) {
-			return e
+		if !v.has(e.layer) {
+			continue
 		}
+		if e.layer.replaced() && !n.born(v) {
+			// What the base had in the directory before it came to be there.
+			return nil
+		}
+		return e
 	}
 	return nil
 }

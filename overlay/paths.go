@@ -34,8 +34,10 @@ func (n *Node) placeIn(v *view) (*Node, string) {
 		}
 		// A commit put it where the base now has it, or another of its names
 		// went: this one counts unless it went too.
-		if n.born(v) && n.bparent != nil && n.bparent.entryIn(v, n.bname) == nil {
-			return n.bparent, n.bname
+		if n.born(v) && n.bparent != nil {
+			if e := n.bparent.entryIn(v, n.bname); e == nil || e.node == n {
+				return n.bparent, n.bname
+			}
 		}
 		return nil, ""
 	}

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -110,7 +111,38 @@ func (t *Tree) preserver(to LayerID) (*Tree, error) {
 		p.devices[dev] = n
 	}
 	t.liveMu.Unlock()
+	// A node that a commit put into the base stays the node that it was, and is
+	// one of the base here.
+	every := &view{sealed: []Range{{math.MinInt32 + 1, math.MaxInt32}}}
+	p.view.births, p.lower.births = every, every
+	known := t.known()
+	p.identify = func(n *Node) {
+		if same := known[n.bid]; same != nil && same.typ == n.typ && same.btime == n.btime {
+			n.ino, n.bornIn = same.ino, slices.Clone(same.bornIn)
+			return
+		}
+		t.mu.RLock()
+		defer t.mu.RUnlock()
+		t.ownIno(n)
+	}
 	return p, nil
+}
+
+// known are the nodes that layers know, by what they are in the base. The live
+// view need not have them.
+func (t *Tree) known() map[HostID]*Node {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	out := make(map[HostID]*Node)
+	for n := range t.all {
+		if !n.hasBase {
+			continue
+		}
+		if have := out[n.bid]; have == nil || have.ver == nil || len(have.bornIn) == 0 && len(n.bornIn) > 0 {
+			out[n.bid] = n
+		}
+	}
+	return out
 }
 
 // preserve copies up what the base has at one path.

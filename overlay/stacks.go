@@ -113,6 +113,30 @@ func (t *Tree) Flush(ctx context.Context) error {
 	return nil
 }
 
+// Pinned lists layers that hold the content of files which have no name any
+// more and are still open.
+func (t *Tree) Pinned() (out []LayerID) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for n := range t.all {
+		if n.isDir() || n.refs.Load() == 0 {
+			continue
+		}
+		if x := n.verIn(t.view); x != nil && x.flags&verGone == 0 {
+			continue
+		}
+		y := dataVer(contentVer(n, t.view))
+		if y == nil || y.flags&verOrphan != 0 {
+			continue
+		}
+		out = append(out, y.layer)
+		if y.above != nil {
+			out = append(out, y.above.layer)
+		}
+	}
+	return out
+}
+
 // Forget drops what is known of all layers that keep does not want, whose
 // directories are about to be removed, and the index that has it too. Stacks
 // are those that may still be shown: content that they had in such layers is
@@ -133,7 +157,7 @@ func (t *Tree) Forget(keep func(LayerID) bool, stacks []Stack) error {
 	gone := func(l LayerID) bool { return l != t.view.active && !t.view.has(l) && !keep(l) }
 	for n := range t.all {
 		for at := &n.ver; *at != nil; {
-			if gone((*at).layer) && (*at).flags&verOrphan == 0 {
+			if gone((*at).layer) && (*at).flags&verOrphan == 0 && ((*at).above == nil || gone((*at).above.layer)) {
 				t.fds.drop(*at, nil)
 				*at = (*at).prev
 				continue

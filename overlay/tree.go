@@ -1,8 +1,10 @@
 package overlay
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -66,8 +68,15 @@ type Tree struct {
 	dirty    bool             // the active layer has changes
 	loaded   map[LayerID]bool // layers whose records are in memory
 	checked  []Range          // of layers that are all loaded
-	names    map[dent]bool    // names that the active layer changed
-	sealed   sealedNames      // those of the layer sealed last
+	// inos are the nodes of all by their number. An object of the base whose
+	// number is another node's, because the host used it again, gets one made
+	// of its whole identity.
+	inos map[uint64]*Node
+	// identify gives an object of the base the identity that it has in another
+	// tree on the base; nil asks nobody.
+	identify func(*Node)
+	names    map[dent]bool // names that the active layer changed
+	sealed   sealedNames   // those of the layer sealed last
 	closed   bool
 
 	liveMu  sync.Mutex
@@ -123,6 +132,28 @@ func (t *Tree) Stack() Stack {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.view.stack()
+}
+
+// remember notes a node that layers know.
+//
+// Preconditions: mu is held, or nobody else knows t.
+func (t *Tree) remember(n *Node) {
+	t.all[n] = struct{}{}
+	t.inos[n.ino] = n
+}
+
+// ownIno gives n, an object of the base, a number of its own, if that of the
+// object is another node's.
+//
+// Preconditions: mu is held.
+func (t *Tree) ownIno(n *Node) {
+	other := t.inos[n.ino]
+	if other == nil || other == n {
+		return
+	}
+	h := fnv.New64a()
+	_ = binary.Write(h, binary.LittleEndian, [4]uint64{n.bid.Dev, n.bid.Ino, uint64(n.btime.Sec), uint64(n.btime.Nsec)})
+	n.ino = firstOwnIno<<1 | h.Sum64()&(firstOwnIno-1)
 }
 
 // NextIno is one above all inode numbers that nodes of the tree's own got so
@@ -255,6 +286,7 @@ func Open(cfg Config, stack Stack) (*Tree, error) {
 		was:      make(map[string]*wasVer),
 		devices:  make(map[uint64]uint32),
 		all:      make(map[*Node]struct{}),
+		inos:     make(map[uint64]*Node),
 		goneDirs: make(map[*Node]Attr),
 		byBase:   make(map[HostID]*Node),
 		hide:     make(map[HostID]bool),
@@ -332,7 +364,7 @@ func (t *Tree) makeRoot() error {
 	t.root = &Node{id: rootID, typ: unix.S_IFDIR, ino: rootID}
 	t.root.refs.Store(1)
 	t.nextID.Store(rootID)
-	t.all[t.root] = struct{}{}
+	t.remember(t.root)
 	if t.base == nil {
 		return nil
 	}

@@ -166,10 +166,16 @@ func (g *collector) layers(h *held) error {
 			return err
 		}
 	}
-	if len(m.Dropping) > 0 && !g.dry {
-		return h.update(func(m *manifest) { m.Dropping = nil })
+	if len(m.Dropping) == 0 || g.dry {
+		return nil
 	}
-	return nil
+	later := layerSet{}
+	for tree, layers := range m.Dropping {
+		if rest := without(layers, without(layers, known[tree])); len(rest) > 0 {
+			later[tree] = rest
+		}
+	}
+	return h.update(func(m *manifest) { m.Dropping = later })
 }
 
 // expired tells whether retired layers are due: past the retention, or of a

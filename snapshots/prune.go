@@ -239,8 +239,16 @@ func (l *Live) free(shared layerSet, kept []Snapshot, out *Pruned) error {
 			needs.addSnapshot(Snapshot{Stacks: t.discard.Stacks})
 		}
 	}
+	// What others still need, or what is open without a name, goes with a later
+	// GC.
+	later := layerSet{}
 	for i, t := range m.Trees {
+		later.add(t.Name, without(shared[t.Name], needs[t.Name]))
+		for _, n := range l.trees[i].Pinned() {
+			later.add(t.Name, without([]overlay.Range{{From: n, To: n}}, needs[t.Name]))
+		}
 		keep := union(union(needs[t.Name], shared[t.Name]), []overlay.Range{{From: m.active(), To: m.active()}})
+		keep = union(keep, later[t.Name])
 		if err := forgetLayers(l.trees[i], keep, kept); err != nil {
 			return err
 		}
@@ -248,7 +256,7 @@ func (l *Live) free(shared layerSet, kept []Snapshot, out *Pruned) error {
 			return fmt.Errorf("tree %q: %w", t.Name, err)
 		}
 	}
-	return l.held.update(func(m *manifest) { m.Dropping = nil })
+	return l.held.update(func(m *manifest) { m.Dropping = later })
 }
 
 // forgetLayers has a tree forget all layers but those of keep.

@@ -75,6 +75,19 @@ func (l *Live) replacing(r Replacing) error {
 	if err := l.held.store.checkRoom(); err != nil {
 		return err
 	}
+	// The nodes of all snapshots are to be known, so that what is kept are the
+	// same ones.
+	history, err := l.held.History()
+	if err != nil {
+		return err
+	}
+	for _, snap := range history {
+		for _, t := range l.trees {
+			if err := t.Load(snap.Stacks[t.Name()]); err != nil {
+				return err
+			}
+		}
+	}
 	m := l.held.man.Load().clone()
 	n := overlay.Replaced - overlay.LayerID(m.Replacements)
 	rec := replaced{Layer: n, Until: m.active() - 1, Commit: r.Commit, Time: l.held.store.now().UTC()}
