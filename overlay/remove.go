@@ -294,7 +294,7 @@ func (t *Tree) noteGone(n *Node, indexed bool) {
 	older := n.ver.prev != nil
 	t.rec.enc.gone(n.ino, older)
 	if !older {
-		delete(t.all, n)
+		t.disregard(n)
 	}
 }
 

@@ -142,13 +142,23 @@ func (t *Tree) remember(n *Node) {
 	t.inos[n.ino] = n
 }
 
+// disregard forgets a node that layers no longer know.
+//
+// Preconditions: mu is held.
+func (t *Tree) disregard(n *Node) {
+	delete(t.all, n)
+	if t.inos[n.ino] == n {
+		delete(t.inos, n.ino)
+	}
+}
+
 // ownIno gives n, an object of the base, a number of its own, if that of the
 // object is another node's.
 //
 // Preconditions: mu is held.
 func (t *Tree) ownIno(n *Node) {
 	other := t.inos[n.ino]
-	if other == nil || other == n {
+	if other == nil || other == n || other.hasBase && other.bid == n.bid && other.btime == n.btime && other.typ == n.typ {
 		return
 	}
 	h := fnv.New64a()
