@@ -119,7 +119,7 @@ func (t *Tree) mayAdd(parent *Node, name string, isDir bool) error {
 	if !parent.isDir() {
 		return unix.ENOTDIR
 	}
-	if x := parent.verIn(t.view); x != nil && x.flags&verGone != 0 {
+	if t.removed(parent) {
 		return unix.ENOENT
 	}
 	if parent.readOnly {
@@ -136,6 +136,15 @@ func (t *Tree) mayAdd(parent *Node, name string, isDir bool) error {
 		return unix.EEXIST
 	}
 	return nil
+}
+
+// removed reports whether directory n is not in the live view any more.
+func (t *Tree) removed(n *Node) bool {
+	x := n.verIn(t.view)
+	if x == nil {
+		return n != t.root && !n.born(t.view)
+	}
+	return x.flags&verGone != 0
 }
 
 // whiteoutAt reports whether the active layer has a whiteout under the name.

@@ -119,7 +119,7 @@ func (t *Tree) checkRename(m *move, flags uint32) (bool, error) {
 	}
 	m.n, m.over = src.node, dst.node
 	for _, d := range [...]*Node{m.oldDir, m.newDir} {
-		if x := d.verIn(t.view); x != nil && x.flags&verGone != 0 {
+		if t.removed(d) {
 			return false, unix.ENOENT
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,23 +55,33 @@ func scale(t testing.TB, count int) int {
 // filtered is the -run pattern, with which a part of the programs is left out.
 func filtered() string { return flag.Lookup("test.run").Value.String() }
 
-// seeds are n fixed ones and one that nobody has seen yet; with
-// GALLEY_MODEL_SEEDS=new, all are such.
-func seeds(n int) []uint64 {
-	fresh := func() uint64 {
-		var b [4]byte
-		_, _ = rand.Read(b[:])
-		return uint64(binary.NativeEndian.Uint32(b[:]))
+// seeds are n fixed ones and one that nobody has seen yet. GALLEY_MODEL_SEEDS
+// has others instead: "new" makes all such, and a list of numbers is itself.
+func seeds(t testing.TB, n int) []uint64 {
+	t.Helper()
+	env := os.Getenv("GALLEY_MODEL_SEEDS")
+	if env != "" && env != "new" {
+		var out []uint64
+		for s := range strings.SplitSeq(env, ",") {
+			seed, err := strconv.ParseUint(s, 10, 64)
+			if err != nil {
+				t.Fatalf("GALLEY_MODEL_SEEDS=%s: want \"new\" or numbers with commas between", env)
+			}
+			out = append(out, seed)
+		}
+		return out
 	}
 	var out []uint64
-	for i := range n {
+	for i := range n + 1 {
 		seed := uint64(i)
-		if os.Getenv("GALLEY_MODEL_SEEDS") == "new" {
-			seed = fresh()
+		if env == "new" || i == n {
+			var b [4]byte
+			_, _ = rand.Read(b[:])
+			seed = uint64(binary.NativeEndian.Uint32(b[:]))
 		}
 		out = append(out, seed)
 	}
-	return append(out, fresh())
+	return out
 }
 
 // program gives out operations one by one.

@@ -35,7 +35,7 @@ func differsInKernel(o overlaytest.Op) bool {
 // overlayfs: it answers as the reference does, and so as the engine does, but
 // for what differsInKernel lists.
 func onKernel(t *testing.T) (done int) {
-	for _, seed := range seeds(3) {
+	for _, seed := range seeds(t, 3) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			dir := fastDir(t)
 			count := scale(t, 60_000)

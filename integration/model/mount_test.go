@@ -25,7 +25,7 @@ const workers = 2
 // top, and the mount is taken down and made again. Each is first run on a plain
 // directory, which must answer the same.
 func onAMount(t *testing.T) (done int) {
-	for _, seed := range seeds(3) {
+	for _, seed := range seeds(t, 3) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
 			dir := fastDir(t)
 			ops, err := runMount(dir, seed, func(m *mounted) program {

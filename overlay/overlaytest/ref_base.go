@@ -144,7 +144,7 @@ func (r *Ref) hostCreated(path string, host *node) {
 		return
 	}
 	c := *host
-	c.data = slices.Clone(host.data)
+	c.data, c.xattr = slices.Clone(host.data), cloneMap(host.xattr)
 	d.ents[name] = &c
 	d.mtime = stamp{} // its own if the directory was copied up, the host's else
 }
