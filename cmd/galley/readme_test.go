@@ -42,6 +42,7 @@ func TestReadmeTour(t *testing.T) {
 	cmd.Env = []string{
 		"PATH=" + bin + ":" + searchable(os.Getenv("PATH")) + ":/usr/sbin:/sbin", "HOME=" + filepath.Join(work, "home"),
 		"GALLEY_HOME=" + filepath.Join(work, "state"), "LC_ALL=C.UTF-8", "TERM=dumb", "GIT_CONFIG_NOSYSTEM=1",
+		"GORACE=atexit_sleep_ms=0",
 	}
 	out, _ := cmd.CombinedOutput() // of the last command, which may well refuse
 	got := strings.Split(string(out), "\x1e")
