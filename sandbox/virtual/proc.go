@@ -29,6 +29,7 @@ type proc struct {
 	start   time.Time
 	cancel  context.CancelCauseFunc
 	done    chan struct{} // closed when the shell has ended
+	gone    chan struct{} // closed when what it left behind has ended, too
 
 	mu     sync.Mutex
 	stdin  *os.File // the end to write to
@@ -61,7 +62,10 @@ func (s *Sandbox) startProc(ctx context.Context, r sandbox.BashRequest) (*proc, 
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	p := &proc{s: s, out: newOutput(r), timeout: r.Timeout, start: time.Now(), done: make(chan struct{})}
+	if err := s.ctx.Err(); err != nil {
+		return nil, sandbox.Errorf(sandbox.Closed, "bash", "", "the sandbox was closed")
+	}
+	p := &proc{s: s, out: newOutput(r), timeout: r.Timeout, start: time.Now(), done: make(chan struct{}), gone: make(chan struct{})}
 	limit := r.MaxOutput
 	if limit == 0 {
 		limit = sandbox.OutputLimit
@@ -76,7 +80,6 @@ func (s *Sandbox) startProc(ctx context.Context, r sandbox.BashRequest) (*proc, 
 		script.Stdin, p.stdin = pr, pw
 	}
 	script.Stdout, script.Stderr = p.out.writer(sandbox.Stdout), p.out.writer(sandbox.Stderr)
-	script.Linger = true
 	base, cancel := context.WithCancelCause(s.ctx)
 	p.cancel = cancel
 	run, timer := base, func() {}
@@ -88,9 +91,12 @@ func (s *Sandbox) startProc(ctx context.Context, r sandbox.BashRequest) (*proc, 
 	p.id = strconv.Itoa(s.lastID)
 	s.procs = append(s.procs, p)
 	s.mu.Unlock()
+	script.Linger = func() {
+		close(p.gone)
+		timer()
+		s.end()
+	}
 	go func() {
-		defer s.end()
-		defer timer()
 		status, err := shell.Run(run, s.view, script)
 		p.finish(status, err, script.Stdin)
 	}()
@@ -272,6 +278,7 @@ func (p *proc) Signal(sig syscall.Signal) error {
 	}
 	p.cancel(errSignal{sig})
 	<-p.done
+	<-p.gone
 	return nil
 }
 
@@ -284,6 +291,7 @@ func (p *proc) Resize(uint16, uint16) error {
 func (p *proc) Kill() error {
 	p.cancel(errSignal{syscall.SIGKILL})
 	<-p.done
+	<-p.gone
 	return nil
 }
 

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sort"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/sandbox"
@@ -118,5 +120,39 @@ func TestLimitError(t *testing.T) {
 	// The sandbox goes on.
 	if r, err := s.Bash(context.Background(), sandbox.BashRequest{Command: "echo on"}); err != nil || string(r.Output) != "on\n" {
 		t.Errorf("%v, %q", err, r.Output)
+	}
+}
+
+// TestLingering: what a background process leaves running lives on after its
+// shell, also where that had a time, and ends with the process.
+func TestLingering(t *testing.T) {
+	for _, timeout := range []time.Duration{0, time.Hour} {
+		s := openOver(t, "", virtual.Limits{})
+		p, err := s.Start(t.Context(), sandbox.BashRequest{Command: "(until [ -e go ]; do sleep 0.01; done; echo late > late; sleep 1000; echo never > never) & exit 4", Timeout: timeout})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := p.Wait(t.Context()); err != nil || r.ExitCode != 4 {
+			t.Fatalf("%v %+v", err, r)
+		}
+		if _, err := s.Write(t.Context(), sandbox.WriteRequest{Path: "go"}); err != nil {
+			t.Fatal(err)
+		}
+		deadline := time.Now().Add(time.Minute)
+		for {
+			if _, err := s.Stat(t.Context(), sandbox.StatRequest{Path: "late"}); err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal("it was ended with its shell")
+			}
+			runtime.Gosched()
+		}
+		if err := p.Release(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Stat(t.Context(), sandbox.StatRequest{Path: "never"}); sandbox.CodeOf(err) != sandbox.NotFound {
+			t.Error(err)
+		}
 	}
 }

@@ -100,9 +100,9 @@ type Script struct {
 	Stderr io.Writer
 	Umask  uint32
 	Limits Limits
-	// Linger lets what the script leaves behind in the background run on until
-	// the context ends.
-	Linger bool
+	// Linger, unless nil, lets what the script leaves behind in the background
+	// run on until the context ends, and is called when nothing of it is left.
+	Linger func()
 }
 
 var lastPID atomic.Int64
@@ -139,6 +139,15 @@ func Run(ctx context.Context, v *view.View, s Script) (int, error) {
 	if s.Name == "" {
 		s.Name = "bash"
 	}
+	linger, background, lingers := s.Linger, s.Linger != nil, false
+	if !background {
+		linger = func() {}
+	}
+	defer func() {
+		if !lingers {
+			linger()
+		}
+	}()
 	parent := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	r := &run{
@@ -156,10 +165,12 @@ func Run(ctx context.Context, v *view.View, s Script) (int, error) {
 	status, err := r.shell(ctx, shellCall{
 		text: s.Text, name: s.Name, args: s.Args, env: s.Env, dir: s.Dir, in: in, out: out, err: errOut, top: true,
 	})
-	if s.Linger && ctx.Err() == nil {
+	if background && ctx.Err() == nil {
+		lingers = true
 		go func() {
 			<-parent.Done()
 			r.finish(nil)
+			linger()
 		}()
 		return status, err
 	}

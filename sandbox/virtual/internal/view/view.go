@@ -346,17 +346,18 @@ func (v *View) there(p string, follow bool) (*spot, error) {
 
 // changing is find for a name that is to be made or taken away.
 func (v *View) changing(p string) (*spot, error) {
-	s, err := v.find(strings.TrimRight(p, "/"), false)
+	if !strings.HasPrefix(p, "/") {
+		return nil, unix.EINVAL
+	}
+	s, err := v.find("/"+strings.Trim(p, "/"), false)
 	if err != nil {
 		return nil, err
 	}
 	if s.name == "" {
 		return s, nil
 	}
-	if err := v.mayChange(s); err != nil && s.node == nil {
-		s.release()
-		return nil, err
-	} else if err != nil && overlay.Errno(err) != unix.EROFS {
+	// Where something is there already, that is the more telling answer.
+	if err := v.mayChange(s); err != nil && (s.node == nil || overlay.Errno(err) != unix.EROFS) {
 		s.release()
 		return nil, err
 	}
