@@ -120,6 +120,9 @@ func obey(c command, srv *Server, tree *overlay.Tree, f *overlay.Face) (reply, e
 		b := overlay.Quiesce(tree)
 		defer b.Release()
 		return reply{}, b.Seal(c.Layer)
+	case "view":
+		data, err := viewed(tree, c.Stack)
+		return reply{Data: data}, err
 	case "switch":
 		if err := tree.Prepare(c.Stack.Active); err != nil {
 			return reply{}, err
