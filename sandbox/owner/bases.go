@@ -89,7 +89,7 @@ func (d detached) fromChild(paths []string) error {
 	}
 	defer mine.Close()
 	cmd := exec.Command("/proc/self/exe", append([]string{Command, basesCommand}, paths...)...)
-	cmd.Env = []string{}
+	cmd.Env = testEnv()
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS,

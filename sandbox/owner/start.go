@@ -168,7 +168,7 @@ func spawn(ctx context.Context, sess *snapshots.Session, opt Options) (*Client, 
 	cmd.Dir = "/"
 	// Nothing of the environment is needed, and an owner outlives the command
 	// whose secrets may be in it.
-	cmd.Env = []string{}
+	cmd.Env = testEnv()
 	cmd.ExtraFiles = []*os.File{report, theirs} // 3 and 4
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -182,6 +182,17 @@ func spawn(ctx context.Context, sess *snapshots.Session, opt Options) (*Client, 
 		return fail(err)
 	}
 	return newClient(ctx, mine, sess.Name(), opt.What)
+}
+
+// testEnv is what of the environment is passed on: what tests tell Go's runtime.
+func testEnv() []string {
+	env := []string{}
+	for _, name := range []string{"GOCOVERDIR", "GORACE"} {
+		if v := os.Getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
 }
 
 // awaitReady reads what a new owner says. One that dies says nothing.
