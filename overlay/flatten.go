@@ -69,7 +69,7 @@ func (t *Tree) Flatten(s Stack, to LayerID, k Keep) error {
 	if to.replaced() {
 		v.births = t.view
 	}
-	f := &flattening{t: t, v: v, beneath: &view{sealed: beneath}, to: to, rule: k, above: map[*Node]bool{}, keep: map[string]bool{}}
+	f := &flattening{t: t, v: v, beneath: &view{sealed: beneath, births: v}, to: to, rule: k, above: map[*Node]bool{}, keep: map[string]bool{}}
 	if err := f.run(); err != nil {
 		f.undo()
 		return fmt.Errorf("tree %q: write layer %d: %w", t.cfg.Name, to, err)
@@ -141,6 +141,9 @@ func (f *flattening) mark(dir *Node, path string) bool {
 		p := join(path, name)
 		e := dir.entryIn(f.v, name)
 		n := e.node
+		if f.lost(n) {
+			continue
+		}
 		kept := !f.drops(p, e)
 		if n != nil && n.isDir() && f.mark(n, p) {
 			kept = true
@@ -196,11 +199,24 @@ func (n *Node) insertVer(x *nodeVer) {
 	*at = x
 }
 
+// lost reports whether a layer of replaced files is written and the live view
+// has removed n: then nothing shows what was in it.
+func (f *flattening) lost(n *Node) bool {
+	if n == nil || !f.to.replaced() {
+		return false
+	}
+	x := n.verIn(f.t.view)
+	return x != nil && x.flags&verGone != 0
+}
+
 // entry writes one name and returns a directory to go into.
 func (f *flattening) entry(dir *Node, name, path string) (*Node, error) {
 	t := f.t
 	e := dir.entryIn(f.v, name)
 	n, dropped := e.node, f.drops(path, e)
+	if f.lost(n) {
+		return nil, nil
+	}
 	if !dropped && f.rule.Drop(path) {
 		f.refresh(dir, name, n)
 	}

@@ -45,6 +45,7 @@ type family struct {
 	text     files // of the project
 	branches []*branch
 	commits  int
+	buried   int
 	log      []string
 }
 
@@ -167,7 +168,7 @@ func (f *family) commit(b *branch) {
 	}
 	for _, p := range changed {
 		if whole[p] {
-			f.fail(os.RemoveAll(filepath.Join(f.dir(), p)))
+			f.bury(filepath.Join(f.dir(), p))
 		}
 	}
 	for _, d := range []string{"d", "e", "e/f"} {
@@ -181,6 +182,7 @@ func (f *family) commit(b *branch) {
 		if have, err := os.ReadFile(filepath.Join(f.dir(), p)); err != nil || string(have) != text {
 			tmp := filepath.Join(f.dir(), p) + ".new"
 			write(f.t, tmp, text)
+			f.bury(filepath.Join(f.dir(), p))
 			f.fail(os.Rename(tmp, filepath.Join(f.dir(), p)))
 		}
 	}
@@ -189,6 +191,18 @@ func (f *family) commit(b *branch) {
 	f.fail(err)
 	b.snaps[s.Number] = maps.Clone(b.live)
 	f.checkAll()
+}
+
+// bury moves what is at path out of the base. It is not removed: a file system
+// could use its number again within the same tick of its clock, and nothing
+// would tell the two apart. A committer has made all new files by then.
+func (f *family) bury(path string) {
+	grave := filepath.Join(f.home, "grave")
+	f.fail(os.MkdirAll(grave, 0o700))
+	f.buried++
+	if err := os.Rename(path, filepath.Join(grave, fmt.Sprint(f.buried))); !os.IsNotExist(err) {
+		f.fail(err)
+	}
 }
 
 // drifted tells whether the base has something else at an entry than the
