@@ -318,6 +318,17 @@ func (f *flattening) alias(dir *Node, name string, n *Node) {
 		return
 	}
 	t.liveMu.Lock()
+	old := t.byBase[hostID(&st)]
+	if old != nil && old != n && old.ver != nil && old.sameBase(&st) && old.bparent == dir && old.bname == name {
+		// The commit left what was there, which is the same as n, and that is
+		// what is found by this name.
+		t.liveMu.Unlock()
+		if len(old.bornIn) > 0 && old.verAt(f.to) == nil {
+			f.bear(old)
+			f.ghost(old, st.Nlink)
+		}
+		return
+	}
 	if n.hasBase && t.byBase[n.baseKey()] == n {
 		delete(t.byBase, n.baseKey())
 	}
