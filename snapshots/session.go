@@ -97,8 +97,10 @@ func (s *Session) openDir() (int, error) {
 	return fd, nil
 }
 
-// Reload reads the manifest again.
+// Reload reads the manifest again. Where the session is this process's own and
+// changes at the same moment, what it became is kept.
 func (s *Session) Reload() error {
+	before := s.man.Load()
 	dir, err := s.openDir()
 	if err != nil {
 		return err
@@ -111,7 +113,7 @@ func (s *Session) Reload() error {
 	if m.ID != s.id {
 		return fmt.Errorf("%s: %w: the manifest is of session %q; was the directory copied?", s.Dir(), overlay.ErrCorrupt, m.ID)
 	}
-	s.man.Store(m)
+	s.man.CompareAndSwap(before, m)
 	return nil
 }
 
