@@ -24,6 +24,7 @@ package_of() {
 	mkfs.xfs) echo xfsprogs ;;
 	fio) echo fio ;;
 	skopeo | umoci) echo "$1" ;;
+	qemu-system-x86_64) echo qemu-system-x86 seabios ;;
 	*) die "no package is known for the command $1" ;;
 	esac
 }
@@ -62,6 +63,23 @@ ready_fuse() {
 	fi
 	[ -r /dev/fuse ] && [ -w /dev/fuse ] ||
 		die "/dev/fuse cannot be opened by $(id -un): as root, modprobe fuse && chmod 0666 /dev/fuse"
+}
+
+# ready_kernel makes sure that there is a kernel, with its modules, that a
+# machine can boot: a container has none of its own.
+ready_kernel() {
+	local image
+	for image in /boot/vmlinuz-*; do
+		[ -r "$image" ] && [ -e "/lib/modules/${image#/boot/vmlinuz-}/modules.dep" ] && return
+	done
+	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		say "installing linux-image-cloud-amd64, for machines to boot"
+		export DEBIAN_FRONTEND=noninteractive
+		apt-get update -q
+		apt-get install -q -y --no-install-recommends linux-image-cloud-amd64
+		return
+	fi
+	die "no kernel in /boot can be read that has its modules (on Debian: sudo apt-get install linux-image-cloud-amd64)"
 }
 
 # Name of the ordinary user that tests run as when root runs them.

@@ -14,8 +14,9 @@ start=$SECONDS
 need_packages skopeo umoci # which read what galley export writes
 need_go
 need_packages git gcc make sqlite3 npm node python3 rsync vim tmux fusermount3 setfattr setfacl \
-	setpriv script fuse-overlayfs mkfs.ext4 mkfs.xfs
+	setpriv script fuse-overlayfs mkfs.ext4 mkfs.xfs qemu-system-x86_64
 ready_fuse
+ready_kernel
 ready_ts_client
 
 # Tests print their names (-v within -json), so that what ran can be counted.

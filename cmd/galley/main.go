@@ -14,13 +14,15 @@ import (
 
 	"github.com/galleyfs/galley/sandbox/local"
 	"github.com/galleyfs/galley/sandbox/owner"
+	"github.com/galleyfs/galley/vm/jail"
 )
 
 func main() {
-	// The program starts itself again in four roles. They come before
+	// The program starts itself again in several roles. They come before
 	// anything else, because they run with other privileges and in other
 	// namespaces than the command line.
 	local.Init()
+	jail.Init()
 	if len(os.Args) > 1 && os.Args[1] == owner.Command {
 		os.Exit(owner.Main(os.Args[2:]))
 	}
