@@ -83,7 +83,7 @@ func (r *rawFS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadR
 	if st := span(in.Offset, uint64(in.Size)); st != fuse.OK {
 		return nil, st
 	}
-	if in.Size >= spliceMin {
+	if in.Size >= spliceMin || r.guest != nil {
 		fd, release, err := r.face.ReadFD(n)
 		if err != nil {
 			return nil, status(err)
@@ -113,6 +113,20 @@ func (s *splicedRead) Size() int { return s.size }
 
 // Done gives the descriptor back.
 func (s *splicedRead) Done() { s.release() }
+
+// Readv reads into the pages of a guest.
+func (s *splicedRead) Readv(dst [][]byte) (int, fuse.Status) {
+	for {
+		n, err := unix.Preadv(s.fd, dst, s.off)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return 0, status(err)
+		}
+		return n, fuse.OK
+	}
+}
 
 // Bytes reads into buf where splicing is not possible.
 func (s *splicedRead) Bytes(buf []byte) ([]byte, fuse.Status) {
@@ -172,7 +186,11 @@ func (r *rawFS) append(n *overlay.Node, data []byte, seen int64, kill bool) (int
 		return done, err
 	}
 	a, err := r.face.Getattr(n)
-	if err != nil || a.Size != seen+int64(done) {
+	switch {
+	case err == nil && a.Size == seen+int64(done):
+	case r.guest != nil:
+		r.staleGuest(r.nodes.id(n))
+	default:
 		r.stale.data(r.nodes.id(n))
 	}
 	return done, nil

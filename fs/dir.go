@@ -161,7 +161,7 @@ func (r *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 		return status(err)
 	}
 	defer b.free()
-	valid, _ := r.face.Timeouts(n)
+	valid, _ := r.timeouts(n)
 	for _, e := range b.list {
 		if !r.plus(n, e, valid, out) {
 			break

@@ -18,6 +18,10 @@ import (
 // Notify implements overlay.Notifier: it passes on what changed through
 // another face, on the host, or by a switch of layers.
 func (r *rawFS) Notify(events []overlay.Event) {
+	if r.guest != nil {
+		r.notifyGuest(events)
+		return
+	}
 	srv := r.server.Load()
 	if srv == nil {
 		return // the kernel has not been told anything yet

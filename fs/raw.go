@@ -27,8 +27,9 @@ type rawFS struct {
 	nodes              *table
 	stats              counters
 	log                *slog.Logger
-	writeback          bool  // the kernel collects writes
-	past               *slot // of an older point; nil for what the mount is of
+	writeback          bool   // the kernel collects writes
+	past               *slot  // of an older point; nil for what the mount is of
+	guest              *guest // of a guest's kernel; nil for a mount's
 	stale              *staler
 	dev                *device
 
@@ -105,18 +106,36 @@ func fillAttr(out *fuse.Attr, a *overlay.Attr) {
 // entry answers with a node that was found or made in parent; refs engine
 // references come with it.
 func (r *rawFS) entry(out *fuse.EntryOut, parent, n *overlay.Node, a *overlay.Attr, refs uint64) {
-	entryValid, _ := r.face.Timeouts(parent)
-	_, attrValid := r.face.Timeouts(n)
-	out.NodeId, out.Generation = r.nodes.add(n, refs), n.Generation()
-	out.SetEntryTimeout(entryValid)
-	out.SetAttrTimeout(attrValid)
+	entryValid, _ := r.timeouts(parent)
+	_, attrValid := r.timeouts(n)
+	id := r.nodes.add(n, refs)
+	out.NodeId, out.Generation = id, n.Generation()
 	fillAttr(&out.Attr, a)
 	if r.past != nil {
 		out.NodeId |= r.past.base
 		out.Attr.Ino = r.past.ino(a.Ino)
-		out.SetEntryTimeout(min(entryValid, pastTimeout))
-		out.SetAttrTimeout(min(attrValid, pastTimeout))
 	}
+	if r.guest != nil {
+		out.NodeId |= r.guest.base
+		if r.tell(id, &out.Attr) {
+			attrValid = 0
+		}
+	}
+	out.SetEntryTimeout(entryValid)
+	out.SetAttrTimeout(attrValid)
+}
+
+// timeouts tells how long the kernel may trust what it is told of names in n,
+// and of n itself.
+func (r *rawFS) timeouts(n *overlay.Node) (entry, attr time.Duration) {
+	entry, attr = r.face.Timeouts(n)
+	switch {
+	case r.past != nil:
+		return min(entry, pastTimeout), min(attr, pastTimeout)
+	case r.guest != nil:
+		return min(entry, guestTimeout), min(attr, guestTimeout)
+	}
+	return entry, attr
 }
 
 func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.EntryOut) fuse.Status {
@@ -134,10 +153,7 @@ func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fu
 	if st != fuse.ENOENT {
 		return st
 	}
-	entryValid, _ := r.face.Timeouts(p)
-	if r.past != nil {
-		entryValid = min(entryValid, pastTimeout)
-	}
+	entryValid, _ := r.timeouts(p)
 	if entryValid == 0 {
 		return st
 	}
@@ -170,13 +186,15 @@ func (r *rawFS) GetAttr(_ <-chan struct{}, in *fuse.GetAttrIn, out *fuse.AttrOut
 }
 
 func (r *rawFS) attr(out *fuse.AttrOut, n *overlay.Node, a *overlay.Attr) {
-	_, valid := r.face.Timeouts(n)
-	out.SetTimeout(valid)
+	_, valid := r.timeouts(n)
 	fillAttr(&out.Attr, a)
 	if r.past != nil {
-		out.SetTimeout(min(valid, pastTimeout))
 		out.Attr.Ino = r.past.ino(a.Ino)
 	}
+	if r.guest != nil && r.tell(r.nodes.id(n), &out.Attr) {
+		valid = 0
+	}
+	out.SetTimeout(valid)
 }
 
 func (r *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {

@@ -20,6 +20,7 @@ const tableShards = 64
 type table struct {
 	root   *overlay.Node // immutable; never forgotten
 	shards [tableShards]shard
+	atRoot known // of the root; protected by its shard
 }
 
 type shard struct {
@@ -33,6 +34,7 @@ type known struct {
 	node    *overlay.Node
 	lookups uint64 // answers that named the node, less those forgotten
 	refs    uint64 // engine references to give back with the last lookup
+	told    told   // of a guest only
 }
 
 func newTable(root *overlay.Node) *table {
@@ -106,6 +108,36 @@ func (t *table) forget(id, count uint64) (*overlay.Node, uint64) {
 	}
 	delete(s.nodes, id)
 	return k.node, k.refs
+}
+
+// reset forgets all nodes, and returns them with the references that are to be
+// given back to the engine.
+func (t *table) reset() map[*overlay.Node]uint64 {
+	out := make(map[*overlay.Node]uint64)
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for _, k := range s.nodes {
+			out[k.node] += k.refs
+		}
+		s.nodes = make(map[uint64]*known)
+		s.mu.Unlock()
+	}
+	return out
+}
+
+// withTold calls f with what the kernel was told last of a node that it knows.
+func (t *table) withTold(id uint64, f func(*told)) {
+	s := t.shard(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id == rootID {
+		f(&t.atRoot.told)
+		return
+	}
+	if k := s.nodes[id]; k != nil {
+		f(&k.told)
+	}
 }
 
 // len is how many nodes the kernel knows, without the root.

@@ -427,6 +427,20 @@ func (f *Face) Fsync(n *Node, dataOnly bool) error {
 	return t.cfg.Synced()
 }
 
+// Sync makes everything durable that was written through any face before.
+func (f *Face) Sync() error {
+	t := f.t
+	t.admit.RLock()
+	defer t.admit.RUnlock()
+	if f.ReadOnly() {
+		return nil
+	}
+	if err := t.syncAll(); err != nil || t.cfg.Synced == nil {
+		return err
+	}
+	return t.cfg.Synced()
+}
+
 func (t *Tree) syncFile(n *Node, dataOnly bool) error {
 	fd, err := t.writeFD(n)
 	if err != nil || fd == nil {

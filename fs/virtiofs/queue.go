@@ -1,0 +1,232 @@
+package virtiofs
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// maxWorkers bounds the requests of one queue that are worked on beside
+	// its own goroutine, and with that the memory that a guest can claim.
+	maxWorkers = 16
+	// inlineIO is the largest READ that others wait for.
+	inlineIO = 64 << 10
+)
+
+// queue is one virtqueue. All but what mu protects is the control goroutine's.
+type queue struct {
+	s     *session
+	log   *slog.Logger
+	index int
+
+	num               uint16
+	desc, avail, used uint64
+	addressed         bool
+	next              uint16
+	kick              int
+	enabled           bool
+	running           *runner
+
+	mu   sync.Mutex
+	call int // protected by mu; -1: the guest is called by nobody
+}
+
+// runner takes requests from a ring as long as the queue runs.
+type runner struct {
+	q       *queue
+	ring    *ring // its used ring is protected by q.mu
+	epoll   int
+	stop    int // eventfd
+	stopped atomic.Bool
+	workers chan struct{} // a token for each that works
+	busy    sync.WaitGroup
+	done    chan struct{}
+}
+
+// start runs the queue if everything that it needs is there.
+func (q *queue) start(mem *memory, event bool) error {
+	if q.running != nil || !q.enabled || q.kick < 0 || !q.addressed || q.num == 0 || mem == nil {
+		return nil
+	}
+	ring, err := newRing(mem, q.num, q.desc, q.avail, q.used, q.next, event)
+	if err != nil {
+		return fmt.Errorf("queue %d: %w", q.index, err)
+	}
+	r := &runner{q: q, ring: ring, epoll: -1, stop: -1, workers: make(chan struct{}, maxWorkers), done: make(chan struct{})}
+	if err := r.open(); err != nil {
+		r.close()
+		return fmt.Errorf("queue %d: %w", q.index, err)
+	}
+	q.running = r
+	go r.run()
+	return nil
+}
+
+// open prepares the descriptors that the runner waits on. The kick is never
+// read: it is waited for edge by edge, so that no state of the descriptor, which
+// the monitor shares, can make this process wait.
+func (r *runner) open() (err error) {
+	if r.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return err
+	}
+	if r.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return err
+	}
+	if err := unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, r.stop, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(r.stop)}); err != nil {
+		return err
+	}
+	err = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, r.q.kick, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: -1})
+	if err != nil {
+		return fmt.Errorf("the kick is no eventfd: %w", err)
+	}
+	return nil
+}
+
+func (r *runner) close() {
+	for _, fd := range []int{r.epoll, r.stop} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+// halt stops the queue: when it returns, nothing touches the guest's memory for
+// it any more.
+func (q *queue) halt() {
+	r := q.running
+	if r == nil {
+		return
+	}
+	r.stopped.Store(true)
+	one := [8]byte{1}
+	_, _ = unix.Write(r.stop, one[:])
+	<-r.done
+	r.close()
+	q.next, q.running = r.ring.next, nil
+}
+
+// run is the queue's goroutine.
+func (r *runner) run() {
+	defer close(r.done)
+	defer r.busy.Wait()
+	sc := new(scratch)
+	var ev [2]unix.EpollEvent
+	for !r.stopped.Load() {
+		more, err := r.drain(sc)
+		if err != nil {
+			r.q.log.Warn("a guest's queue is not served any more", "queue", r.q.index, "why", err)
+			_ = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_DEL, r.q.kick, nil)
+		} else if more {
+			continue
+		}
+		if _, err := unix.EpollWait(r.epoll, ev[:], -1); err != nil && !errors.Is(err, unix.EINTR) {
+			r.q.log.Error("wait for a guest", "queue", r.q.index, "error", err)
+			return
+		}
+	}
+}
+
+// drain works on requests until none is left, and arms the kick. It reports
+// whether more came meanwhile.
+func (r *runner) drain(sc *scratch) (more bool, err error) {
+	r.q.mu.Lock()
+	r.ring.quiet()
+	r.q.mu.Unlock()
+	c := chains.Get().(*chain)
+	defer func() { chains.Put(c) }()
+	for !r.stopped.Load() {
+		ok, err := r.ring.take(c)
+		if err != nil {
+			return false, err
+		}
+		if !ok {
+			break
+		}
+		if r.inline(c) {
+			if err := r.work(c, sc); err != nil {
+				return false, err
+			}
+			continue
+		}
+		r.workers <- struct{}{}
+		r.busy.Add(1)
+		go r.worker(c)
+		c = chains.Get().(*chain)
+	}
+	r.q.mu.Lock()
+	r.ring.listen()
+	r.q.mu.Unlock()
+	n, err := r.ring.waiting()
+	return n > 0, err
+}
+
+var chains = sync.Pool{New: func() any { return new(chain) }}
+
+// inline reports whether the next request may wait for this one. It is a guess:
+// the guest may change what is looked at.
+func (r *runner) inline(c *chain) bool {
+	var head [headSize + 24]byte
+	gather(head[:], c.in, 0)
+	op := binary.LittleEndian.Uint32(head[4:])
+	if op == opRead && binary.LittleEndian.Uint32(head[56:]) > inlineIO {
+		n, err := r.ring.waiting()
+		return err != nil || n == 0
+	}
+	return r.q.s.quick(op, binary.LittleEndian.Uint64(head[16:]))
+}
+
+func (r *runner) worker(c *chain) {
+	defer r.busy.Done()
+	sc := scratches.Get().(*scratch)
+	if err := r.work(c, sc); err != nil {
+		r.q.log.Warn("a guest's request is dropped", "queue", r.q.index, "why", err)
+	}
+	scratches.Put(sc)
+	c.reset()
+	chains.Put(c)
+	<-r.workers
+}
+
+// work answers one request and gives it back.
+func (r *runner) work(c *chain, sc *scratch) error {
+	n, err := r.q.s.serve(c.in, c.out, sc)
+	if err != nil {
+		return err
+	}
+	r.q.mu.Lock()
+	defer r.q.mu.Unlock()
+	if r.ring.give(c.head, n) && r.q.call >= 0 {
+		one := [8]byte{1}
+		_, _ = unix.Write(r.q.call, one[:])
+	}
+	return nil
+}
+
+// setCall replaces the descriptor that the guest is called by, which the monitor
+// does while the queue runs.
+func (q *queue) setCall(fd int) {
+	if fd >= 0 {
+		_ = unix.SetNonblock(fd, true)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.call >= 0 {
+		_ = unix.Close(q.call)
+	}
+	q.call = fd
+}
+
+// setKick replaces the descriptor that the guest's kicks come by. The queue does
+// not run.
+func (q *queue) setKick(fd int) {
+	if q.kick >= 0 {
+		_ = unix.Close(q.kick)
+	}
+	q.kick = fd
+}
