@@ -145,6 +145,7 @@ func (s *splicedRead) Bytes(buf []byte) ([]byte, fuse.Status) {
 
 func (r *rawFS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	r.stats.count(opWrite)
+	r.acts(&in.InHeader)
 	n, st := r.file(in.NodeId)
 	if st != fuse.OK {
 		return 0, st
@@ -215,6 +216,7 @@ func (r *rawFS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) f
 
 func (r *rawFS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	r.stats.count(opFallocate)
+	r.acts(&in.InHeader)
 	n, st := r.file(in.NodeId)
 	if st != fuse.OK {
 		return st
@@ -227,6 +229,7 @@ func (r *rawFS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 
 func (r *rawFS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint32, fuse.Status) {
 	r.stats.count(opCopyFileRange)
+	r.acts(&in.InHeader)
 	src, st := r.file(in.NodeId)
 	if st != fuse.OK {
 		return 0, st

@@ -11,6 +11,7 @@ import (
 
 func (r *rawFS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fuse.EntryOut) fuse.Status {
 	r.stats.count(opMknod)
+	r.acts(&in.InHeader)
 	p, st := r.parent(in.NodeId, name)
 	if st != fuse.OK {
 		return st
@@ -21,6 +22,7 @@ func (r *rawFS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fus
 
 func (r *rawFS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fuse.EntryOut) fuse.Status {
 	r.stats.count(opMkdir)
+	r.acts(&in.InHeader)
 	p, st := r.parent(in.NodeId, name)
 	if st != fuse.OK {
 		return st
@@ -31,6 +33,7 @@ func (r *rawFS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fus
 
 func (r *rawFS) Symlink(_ <-chan struct{}, h *fuse.InHeader, target, name string, out *fuse.EntryOut) fuse.Status {
 	r.stats.count(opSymlink)
+	r.acts(h)
 	p, st := r.parent(h.NodeId, name)
 	if st != fuse.OK {
 		return st
@@ -57,6 +60,7 @@ func (r *rawFS) made(out *fuse.EntryOut, p, n *overlay.Node, a *overlay.Attr, er
 // kernel sends no RELEASE for it.
 func (r *rawFS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *fuse.CreateOut) fuse.Status {
 	r.stats.count(opCreate)
+	r.acts(&in.InHeader)
 	p, st := r.parent(in.NodeId, name)
 	if st != fuse.OK {
 		return st
@@ -89,6 +93,7 @@ func (r *rawFS) openExisting(p *overlay.Node, name string, in *fuse.CreateIn) (*
 
 func (r *rawFS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) fuse.Status {
 	r.stats.count(opTmpfile)
+	r.acts(&in.InHeader)
 	p := r.nodes.get(in.NodeId)
 	if p == nil {
 		return errStale
@@ -104,6 +109,7 @@ func (r *rawFS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOu
 
 func (r *rawFS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.EntryOut) fuse.Status {
 	r.stats.count(opLink)
+	r.acts(&in.InHeader)
 	n := r.nodes.get(in.Oldnodeid)
 	if n == nil {
 		return errStale
@@ -122,6 +128,7 @@ func (r *rawFS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.
 
 func (r *rawFS) Unlink(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
 	r.stats.count(opUnlink)
+	r.acts(h)
 	p, st := r.parent(h.NodeId, name)
 	if st != fuse.OK {
 		return st
@@ -131,6 +138,7 @@ func (r *rawFS) Unlink(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.St
 
 func (r *rawFS) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Status {
 	r.stats.count(opRmdir)
+	r.acts(h)
 	p, st := r.parent(h.NodeId, name)
 	if st != fuse.OK {
 		return st
@@ -141,6 +149,7 @@ func (r *rawFS) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) fuse.Sta
 // Rename serves RENAME and RENAME2.
 func (r *rawFS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) fuse.Status {
 	r.stats.count(opRename)
+	r.acts(&in.InHeader)
 	oldp, st := r.parent(in.NodeId, oldName)
 	if st != fuse.OK {
 		return st

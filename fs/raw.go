@@ -32,6 +32,7 @@ type rawFS struct {
 	guest              *guest // of a guest's kernel; nil for a mount's
 	stale              *staler
 	dev                *device
+	acting             func(pid uint32) // see Options
 
 	server atomic.Pointer[fuse.Server] // set by Init
 }
@@ -84,6 +85,13 @@ func (r *rawFS) parent(id uint64, name string) (*overlay.Node, fuse.Status) {
 
 func caller(h *fuse.InHeader) overlay.Caller {
 	return overlay.Caller{UID: h.Uid, GID: h.Gid}
+}
+
+// acts tells on whose behalf a request changes something.
+func (r *rawFS) acts(h *fuse.InHeader) {
+	if r.acting != nil && h.Pid != 0 {
+		r.acting(h.Pid)
+	}
 }
 
 // fillAttr is an engine's Attr on the wire.
@@ -199,6 +207,7 @@ func (r *rawFS) attr(out *fuse.AttrOut, n *overlay.Node, a *overlay.Attr) {
 
 func (r *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut) fuse.Status {
 	r.stats.count(opSetattr)
+	r.acts(&in.InHeader)
 	n := r.nodes.get(in.NodeId)
 	if n == nil {
 		return errStale

@@ -45,6 +45,11 @@ type Options struct {
 	Writeback bool
 	// Past shows older points under .galley/snapshots; nil shows none.
 	Past Past
+	// Acting is called for each request that may change something, before it
+	// does, with the thread that made it, as the kernel numbers it in the pid
+	// namespace of whoever mounted. It is not called where the kernel does not
+	// know: for a process that the namespace lacks. It may be nil.
+	Acting func(pid uint32)
 	// Logger takes what goes wrong in serving (default slog.Default()).
 	Logger *slog.Logger
 }
@@ -83,6 +88,7 @@ func Serve(dev *os.File, src Source, o Options) (*Server, error) {
 		stale:         newStaler(),
 		dev:           own,
 		writeback:     o.Writeback,
+		acting:        o.Acting,
 	}
 	face, err := src(raw)
 	if err != nil {

@@ -74,6 +74,7 @@ func (r *rawFS) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (uin
 
 func (r *rawFS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, attr string, data []byte) fuse.Status {
 	r.stats.count(opSetxattr)
+	r.acts(&in.InHeader)
 	n, st := r.xattrOf(in.NodeId, attr)
 	if st != fuse.OK {
 		return st
@@ -89,6 +90,7 @@ func (r *rawFS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, attr string, da
 
 func (r *rawFS) RemoveXAttr(_ <-chan struct{}, h *fuse.InHeader, attr string) fuse.Status {
 	r.stats.count(opRemovexattr)
+	r.acts(h)
 	n, st := r.xattrOf(h.NodeId, attr)
 	if st != fuse.OK {
 		return st

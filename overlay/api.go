@@ -102,6 +102,11 @@ type Config struct {
 	Synced func() error
 	// NoWatch switches off watching the base's directories.
 	NoWatch bool
+	// NoIndex leaves the index aside, so that all is read from the records.
+	NoIndex bool
+	// Quota bounds what the layers hold, together with those of other trees
+	// that have the same; nil is no bound.
+	Quota *Quota
 }
 
 // LayerDir holds layers of another session: those up to UpTo, the merged ones

@@ -152,6 +152,9 @@ func (t *Tree) tryCopyUp(n *Node, x, y *nodeVer, w want) (bool, error) {
 		w.limit = allContent
 	}
 	if regular && !metaOnly && w.limit > 0 {
+		if err := t.cfg.Quota.admit(min(contentBytes(&src.st), w.limit)); err != nil {
+			return false, fmt.Errorf("copy up: %w", err)
+		}
 		t.mu.RLock()
 		src.fd, err = t.contentFD(n, y)
 		t.mu.RUnlock()
@@ -199,6 +202,7 @@ func (t *Tree) tryCopyUp(n *Node, x, y *nodeVer, w want) (bool, error) {
 		return false, fmt.Errorf("copy up: %w", err)
 	}
 	if fd >= 0 {
+		t.countCopy(fd)
 		// What is copied up is mostly written next.
 		t.fds.done(t.fds.put(fdKey{ver: n.ver, kind: fdWrite}, fd))
 		fd = -1

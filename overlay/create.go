@@ -307,7 +307,7 @@ func (f *Face) Tmpfile(parent *Node, mode uint32, c Caller) (*Node, Attr, error)
 	var st unix.Statx_t
 	if err := t.settle(t.scratchFD, orphanName(n), s, c, t.scratchFD, &st); err != nil {
 		t.fds.drop(x, nil)
-		_ = t.fs.Unlink(t.scratchFD, orphanName(n), 0)
+		_ = t.unlinkOrphan(n)
 		return nil, Attr{}, err
 	}
 	n.setVer(x)
@@ -421,7 +421,10 @@ func (t *Tree) linkPayload(n *Node, x *nodeVer, parent *Node, px *nodeVer, name 
 	defer t.fds.done(dir)
 	if x.flags&verMeta != 0 {
 		// What lies below the new name is not what it takes its content from.
-		if err := t.fs.Setxattr(src.fd, srcName, t.prefix+"redirect", []byte("/"+x.lower), 0); err != nil {
+		err := t.metered(src.fd, srcName, nil, func() error {
+			return t.fs.Setxattr(src.fd, srcName, t.prefix+"redirect", []byte("/"+x.lower), 0)
+		})
+		if err != nil {
 			return fmt.Errorf("mark for link: %w", err)
 		}
 	}
@@ -444,7 +447,7 @@ func (t *Tree) linkPayload(n *Node, x *nodeVer, parent *Node, px *nodeVer, name 
 //
 // Preconditions: mu is held; px is the version of d's directory.
 func (t *Tree) settleOrphan(n *Node, x *nodeVer, d dent, px *nodeVer) *nodeVer {
-	_ = t.fs.Unlink(t.scratchFD, orphanName(n), 0)
+	_ = t.unlinkOrphan(n)
 	if x.layer != t.view.active {
 		// The content was made before a seal and belongs to no layer yet.
 		n.dropVer(x.layer)

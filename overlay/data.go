@@ -232,10 +232,27 @@ func (f *Face) Write(n *Node, p []byte, off int64) (int, error) {
 		return 0, err
 	}
 	defer f.t.fds.done(fd)
+	if f.t.cfg.Quota != nil {
+		n.up.Lock()
+		defer n.up.Unlock()
+	}
 	return f.write(n, fd.fd, p, off)
 }
 
+// write is the end of all writing.
+//
+// Preconditions: with a quota, n.up is held.
 func (f *Face) write(n *Node, fd int, p []byte, off int64) (int, error) {
+	fit, err := f.t.fits(fd, off, int64(len(p)))
+	if err != nil {
+		return 0, err
+	}
+	done := 0
+	err = f.t.metered(fd, "", nil, func() (err error) { done, err = f.writeAll(n, fd, p[:fit], off); return err })
+	return done, err
+}
+
+func (f *Face) writeAll(n *Node, fd int, p []byte, off int64) (int, error) {
 	done := 0
 	for done < len(p) {
 		c, err := f.t.fs.Pwrite(fd, p[done:], off+int64(done))
@@ -342,11 +359,30 @@ func (f *Face) Fallocate(n *Node, mode uint32, off, size int64) error {
 		return err
 	}
 	defer f.t.fds.done(fd)
-	if err := f.t.fs.Fallocate(fd.fd, mode, off, size); err != nil {
+	if err := f.t.fallocate(n, fd.fd, mode, off, size); err != nil {
 		return err
 	}
 	f.wrote(n)
 	return nil
+}
+
+func (t *Tree) fallocate(n *Node, fd int, mode uint32, off, size int64) error {
+	if t.cfg.Quota == nil {
+		return t.fs.Fallocate(fd, mode, off, size)
+	}
+	n.up.Lock()
+	defer n.up.Unlock()
+	grow := func(st *unix.Statx_t) int64 {
+		if mode&unix.FALLOC_FL_PUNCH_HOLE != 0 {
+			return 0
+		}
+		return grows(st, off, size)
+	}
+	if mode&(unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_PUNCH_HOLE) == unix.FALLOC_FL_KEEP_SIZE {
+		// What lies beyond the end is not counted, and would be a way around.
+		return unix.EOPNOTSUPP
+	}
+	return t.metered(fd, "", grow, func() error { return t.fs.Fallocate(fd, mode, off, size) })
 }
 
 // Seek finds data or a hole (SEEK_DATA, SEEK_HOLE) from off.
@@ -393,7 +429,18 @@ func (f *Face) CopyRange(src *Node, srcOff int64, dst *Node, dstOff int64, size 
 		return 0, err
 	}
 	defer f.t.fds.done(in)
-	n, err := f.t.fs.CopyRange(in.fd, srcOff, out.fd, dstOff, int(min(size, 1<<30)))
+	if f.t.cfg.Quota != nil {
+		dst.up.Lock()
+		defer dst.up.Unlock()
+	}
+	if size, err = f.t.fits(out.fd, dstOff, min(size, 1<<30)); err != nil {
+		return 0, err
+	}
+	n := 0
+	err = f.t.metered(out.fd, "", nil, func() (err error) {
+		n, err = f.t.fs.CopyRange(in.fd, srcOff, out.fd, dstOff, int(size))
+		return err
+	})
 	if n > 0 {
 		f.wrote(dst)
 	}

@@ -202,7 +202,7 @@ func (t *Tree) drop(n *Node) *Node {
 func (t *Tree) dropOrphan(n *Node, x *nodeVer) {
 	t.fds.drop(x, nil)
 	// A failure leaves a file in scratch, which the next open removes.
-	_ = t.fs.Unlink(t.scratchFD, orphanName(n), 0)
+	_ = t.unlinkOrphan(n)
 	n.dropVer(x.layer)
 	if x.nlink > 0 {
 		t.leaveToBase(n)

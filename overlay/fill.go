@@ -39,6 +39,10 @@ func (t *Tree) tryFill(n *Node, x *nodeVer, limit int64) (bool, error) {
 	if err := t.fs.Stat(dir.fd, name, &st); err != nil {
 		return false, err
 	}
+	had := contentBytes(&st)
+	if err := t.cfg.Quota.admit(min(contentBytes(&src.st), limit) - had); err != nil {
+		return false, err
+	}
 	dst, err := t.openForce(dir.fd, name, unix.O_RDWR)
 	if err != nil {
 		return false, err
@@ -76,6 +80,8 @@ func (t *Tree) tryFill(n *Node, x *nodeVer, limit int64) (bool, error) {
 	x.ctime = timeOf(st.Ctime)
 	t.logNode(n, x)
 	t.stats.copyUps.Add(1)
+	t.countCopy(dst)
+	t.cfg.Quota.Add(-had)
 	return true, t.flushRecord()
 }
 

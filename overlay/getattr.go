@@ -254,5 +254,11 @@ func (t *Tree) readlink(n *Node, x *nodeVer) (string, error) {
 func (f *Face) Statfs() (unix.Statfs_t, error) {
 	var st unix.Statfs_t
 	err := f.t.fs.Statfs(f.t.scratchFD, &st)
+	if q := f.t.cfg.Quota; q != nil && err == nil && st.Bsize > 0 {
+		size := uint64(st.Bsize)
+		room := uint64(q.room()) / size
+		st.Blocks = min(st.Blocks, uint64(q.Limit())/size)
+		st.Bfree, st.Bavail = min(st.Bfree, room), min(st.Bavail, room)
+	}
 	return st, err
 }

@@ -25,6 +25,7 @@ type loader struct {
 	fresh []*Node // made by this loader
 	v     *view   // what is loaded for
 	met   map[LayerID]bool
+	lone  bool // a record is looked at by itself: what it says of other layers counts for nothing
 	end   struct {
 		seen   bool
 		active LayerID
@@ -77,6 +78,9 @@ func (t *Tree) notLoaded(v *view) (out []LayerID) {
 // index reads the index, if there is a whole one.
 func (ld *loader) index() error {
 	t := ld.t
+	if t.cfg.NoIndex {
+		return nil
+	}
 	b, err := hostfs.ReadFile(t.fs, t.stateFD, indexName, maxRecord)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -260,7 +264,7 @@ func (ld *loader) node(f *nodeFrame, d *decoder) error {
 			// Merged with others meanwhile: the layer that they became has it.
 			x.data = contentBelow(n, ld.v, ld.layer)
 		}
-		if x.data == nil || f.data >= ld.layer {
+		if (x.data == nil || f.data >= ld.layer) && !ld.lone {
 			return fmt.Errorf("inode %d: content in layer %d is not recorded: %w", f.ino, f.data, ErrCorrupt)
 		}
 	}

@@ -224,6 +224,7 @@ func (t *Tree) sweep(tmp string) { _ = hostfs.RemoveAll(t.fs, t.scratchFD, tmp) 
 // is still held goes to scratch with its content.
 func (t *Tree) removeFilePayload(dir int, name string, lower bool, n *Node) error {
 	keep := n.refs.Load() > 0 && len(n.links) <= 1
+	freed := t.lastName(dir, name)
 	if keep && !lower {
 		return t.fs.Rename(dir, name, t.scratchFD, orphanName(n), 0)
 	}
@@ -241,6 +242,9 @@ func (t *Tree) removeFilePayload(dir int, name string, lower bool, n *Node) erro
 	if err != nil && keep {
 		_ = t.fs.Unlink(t.scratchFD, orphanName(n), 0)
 	}
+	if err == nil && !keep {
+		t.cfg.Quota.Add(-freed)
+	}
 	return err
 }
 
@@ -251,7 +255,7 @@ func (t *Tree) linkOrphan(dir int, name string, n *Node) error {
 	if err != unix.EEXIST {
 		return err
 	}
-	if err := t.fs.Unlink(t.scratchFD, orphanName(n), 0); err != nil {
+	if err := t.unlinkOrphan(n); err != nil {
 		return err
 	}
 	return t.fs.Link(dir, name, t.scratchFD, orphanName(n))

@@ -17,6 +17,7 @@ type move struct {
 	oldName, newName string
 	n, over          *Node // what moves, and what it replaces
 	exchange         bool
+	frees            int64 // bytes of the content that it replaces, for the quota
 }
 
 // Rename moves a name, atomically, also a directory of the base; flags is 0,
@@ -201,7 +202,9 @@ func (t *Tree) redirect(n *Node, newDir *Node) error {
 		if x.flags&verMeta == 0 {
 			return nil
 		}
-		return t.fs.Setxattr(at.fd, name, t.prefix+"redirect", []byte("/"+x.lower), 0)
+		return t.metered(at.fd, name, nil, func() error {
+			return t.fs.Setxattr(at.fd, name, t.prefix+"redirect", []byte("/"+x.lower), 0)
+		})
 	}
 	if t.hasLower(n) {
 		return t.fs.Setxattr(at.fd, name, t.prefix+"redirect", []byte("/"+t.pathIn(t.lower, n)), 0)
@@ -256,6 +259,7 @@ func (t *Tree) rename(m *move) error {
 	if err := t.movePayload(oldFD.fd, newFD.fd, m, flags); err != nil {
 		return err
 	}
+	t.cfg.Quota.Add(-m.frees)
 	t.touched(m.oldDir, oldX)
 	t.touched(m.newDir, newX)
 	if m.over != nil {
@@ -317,6 +321,7 @@ func (t *Tree) clearTarget(m *move, newFD int) error {
 		return t.emptyPayload(over)
 	}
 	if over.refs.Load() == 0 || len(over.links) > 1 {
+		m.frees = t.lastName(newFD, m.newName)
 		return nil
 	}
 	return t.linkOrphan(newFD, m.newName, over)

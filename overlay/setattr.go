@@ -104,7 +104,11 @@ func (f *Face) resize(n *Node, size int64) error {
 		return err
 	}
 	defer t.fds.done(fd)
-	if err := t.fs.Truncate(fd.fd, size); err != nil {
+	if t.cfg.Quota != nil {
+		n.up.Lock()
+		defer n.up.Unlock()
+	}
+	if err := t.metered(fd.fd, "", nil, func() error { return t.fs.Truncate(fd.fd, size) }); err != nil {
 		return err
 	}
 	f.wrote(n)

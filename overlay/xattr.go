@@ -149,6 +149,10 @@ func (f *Face) changeXattr(n *Node, attr string, flags int, fn func(dir int, nam
 	if err := t.raise(n, want{meta: true}); err != nil {
 		return err
 	}
+	if t.cfg.Quota != nil {
+		n.up.Lock()
+		defer n.up.Unlock()
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	x := n.verIn(t.view)
@@ -163,7 +167,7 @@ func (f *Face) changeXattr(n *Node, attr string, flags int, fn func(dir int, nam
 	if n.isDir() {
 		t.noteDir(n)
 	}
-	if err := fn(dir.fd, name); err != nil {
+	if err := t.metered(dir.fd, name, nil, func() error { return fn(dir.fd, name) }); err != nil {
 		return err
 	}
 	n.plain = false

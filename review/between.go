@@ -94,24 +94,16 @@ func (b *between) candidates() ([]string, error) {
 	for p := range set {
 		paths = append(paths, p)
 	}
-	slices.SortFunc(paths, comparePaths)
+	slices.SortFunc(paths, overlay.ComparePaths)
 	return paths, nil
 }
 
-// attrAt describes path in a view; nil where there is nothing.
+// attrAt describes path in a view; nil where there is nothing, or no view.
 func attrAt(f *overlay.Face, path string) (*overlay.Attr, error) {
 	if f == nil {
 		return nil, nil
 	}
-	n, a, err := f.Walk(path)
-	switch overlay.Errno(err) {
-	case 0:
-		f.Forget(n, 1)
-		return &a, nil
-	case unix.ENOENT, unix.ENOTDIR:
-		return nil, nil
-	}
-	return nil, fmt.Errorf("%q: %w", path, err)
+	return f.Look(path)
 }
 
 // path compares one path, and what lies below it where the one cannot be told
@@ -132,7 +124,7 @@ func (b *between) path(p string) error {
 	if err != nil {
 		return err
 	}
-	if old == nil && now == nil || old != nil && now != nil && untouched(old, now) {
+	if old == nil && now == nil || old != nil && now != nil && !old.IsDir() && overlay.Untouched(b.old, b.now, p, old, now) {
 		return nil
 	}
 	if err := b.compare(p, old, now); err != nil {
@@ -165,13 +157,6 @@ func (b *between) below(f *overlay.Face, dir string) error {
 		}
 	}
 	return nil
-}
-
-// untouched reports whether two views have the very same file: every write
-// changes its times, and a change of attributes its ctime.
-func untouched(a, b *overlay.Attr) bool {
-	return !a.IsDir() && a.Ino == b.Ino && a.Ctime == b.Ctime && a.Mtime == b.Mtime && a.Size == b.Size &&
-		a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.Rdev == b.Rdev
 }
 
 // compare adds the change at one path, if there is any.

@@ -250,28 +250,6 @@ func (cs *ChangeSet) Drifted() []*Change {
 	return out
 }
 
-// comparePaths orders paths so that a directory comes before what is in it,
-// directly followed by it, and siblings by bytes.
-func comparePaths(a, b string) int {
-	n := min(len(a), len(b))
-	for i := range n {
-		if a[i] == b[i] {
-			continue
-		}
-		// The separator sorts below every other byte: "a/b" before "a-b".
-		switch {
-		case a[i] == '/':
-			return -1
-		case b[i] == '/':
-			return 1
-		case a[i] < b[i]:
-			return -1
-		}
-		return 1
-	}
-	return len(a) - len(b)
-}
-
 // within reports whether path is dir or below it; everything is within "".
 func within(path, dir string) bool {
 	if dir == "" || path == dir {

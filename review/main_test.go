@@ -23,6 +23,7 @@ type session struct {
 	tree *overlay.Tree
 	face *overlay.Face
 	next overlay.LayerID
+	fs   hostfs.FS // nil: the host
 }
 
 // newSession makes a session over a base that fill makes.
@@ -43,13 +44,13 @@ func newSession(t *testing.T, fill func(base string)) *session {
 
 func (s *session) open() {
 	s.t.Helper()
-	base, err := overlay.OpenBase(nil, s.base)
+	base, err := overlay.OpenBase(s.fs, s.base)
 	s.must(err)
 	stack := overlay.Stack{Active: s.next - 1}
 	if s.next > 2 {
 		stack.Sealed = []overlay.Range{{From: 1, To: s.next - 2}}
 	}
-	s.tree, err = overlay.Open(overlay.Config{Name: "workspace", StateDir: filepath.Join(s.dir, "state"), Base: base}, stack)
+	s.tree, err = overlay.Open(overlay.Config{Name: "workspace", StateDir: filepath.Join(s.dir, "state"), Base: base, FS: s.fs}, stack)
 	s.must(err)
 	s.face = s.tree.Attach(nil)
 }

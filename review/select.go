@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/bmatcuk/doublestar/v4"
+
+	"github.com/galleyfs/galley/overlay"
 )
 
 // Pattern chooses changes by where they are.
@@ -117,7 +119,7 @@ func compareKeys(a, b key) int {
 	if n := cmp.Compare(a.tree, b.tree); n != 0 {
 		return n
 	}
-	return comparePaths(a.path, b.path)
+	return overlay.ComparePaths(a.path, b.path)
 }
 
 // place is a change by one of its paths.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+
+	"github.com/galleyfs/galley/overlay"
 )
 
 const (
@@ -43,7 +45,7 @@ func (d *differ) findRenames(maxPairs int) error {
 	if len(added) == 0 || len(deleted) == 0 {
 		return nil
 	}
-	byPath := func(a, b *Change) int { return comparePaths(a.Path, b.Path) }
+	byPath := func(a, b *Change) int { return overlay.ComparePaths(a.Path, b.Path) }
 	slices.SortFunc(added, byPath)
 	slices.SortFunc(deleted, byPath)
 	pairs := map[*Change]*Change{} // by the deletion

@@ -58,7 +58,7 @@ func computeTree(ctx context.Context, t *tree, opts Options) (changes []Change, 
 
 // compareChanges is the order of a change set within one tree.
 func compareChanges(a, b Change) int {
-	if n := comparePaths(a.Path, b.Path); n != 0 {
+	if n := overlay.ComparePaths(a.Path, b.Path); n != 0 {
 		return n
 	}
 	// What goes comes before what takes its place.

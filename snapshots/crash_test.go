@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/overlay/hostfs"
@@ -25,7 +26,7 @@ type crashWorld struct {
 
 func newCrashWorld(t *testing.T) *crashWorld {
 	t.Helper()
-	w := &crashWorld{fault: hostfstest.New(hostfs.OS), views: map[overlay.LayerID]string{}}
+	w := &crashWorld{fault: hostfstest.New(hostfstest.NoSync{FS: hostfs.OS}), views: map[overlay.LayerID]string{}}
 	w.fixture = newFixture(t, w.fault)
 	w.sess = w.create(Spec{Name: "one"})
 	w.o = w.openLive(t, w.sess)
@@ -104,7 +105,7 @@ func (w *crashWorld) openLive(t *testing.T, s *Session) *opened {
 // verify opens what the crash left as another process would.
 func (w *crashWorld) verify(t *testing.T, when string, lives ...string) {
 	t.Helper()
-	store := w.open(nil)
+	store := w.open(hostfstest.NoSync{FS: hostfs.OS})
 	sess, err := store.Find("one")
 	if err != nil {
 		t.Fatalf("%s: %v", when, err)
@@ -168,18 +169,19 @@ func (w *crashWorld) verify(t *testing.T, when string, lives ...string) {
 	}
 }
 
-// TestCrashAtEveryStep cuts each operation off before every host call that
-// changes something or makes it durable, and looks at what is left.
-func TestCrashAtEveryStep(t *testing.T) {
+// crashOp is an operation that is cut off.
+type crashOp struct {
+	run func(w *crashWorld) error
+	// to is the live view afterwards, where that is another one.
+	to string
+}
+
+func crashOps() map[string]crashOp {
 	replace := func(w *crashWorld, o *opened, live bool) error {
 		return o.Replacing(ctx, Replacing{Commit: "c", Live: live, Paths: map[string][]ReplacedPath{
 			Workspace: {{Path: "kept"}, {Path: "new"}, {Path: "sub", Whole: true}}}})
 	}
-	ops := map[string]struct {
-		run func(w *crashWorld) error
-		// to is the live view afterwards, where that is another one.
-		to string
-	}{
+	return map[string]crashOp{
 		"seal": {run: func(w *crashWorld) error { _, err := w.o.Seal(ctx, SealOptions{}); return err }},
 		"seal by name": {run: func(w *crashWorld) error {
 			_, err := w.o.Seal(ctx, SealOptions{Name: "n", Durable: true})
@@ -195,6 +197,10 @@ func TestCrashAtEveryStep(t *testing.T) {
 			_, err := w.o.Prune(ctx, Prune{KeepLast: 1, KeepNamed: true})
 			return err
 		}},
+		"merge": {run: func(w *crashWorld) error {
+			_, err := w.o.Tidy(ctx, TidyPolicy{Age: -time.Hour, AtOnce: 100}, nil)
+			return err
+		}},
 		"take": {run: func(w *crashWorld) error {
 			_, err := w.o.Take(ctx, Take{Snapshot: 1, From: "1", Paths: map[string][]Path{Workspace: {"a"}}})
 			return err
@@ -202,7 +208,12 @@ func TestCrashAtEveryStep(t *testing.T) {
 		"replace":               {run: func(w *crashWorld) error { return replace(w, w.o, false) }},
 		"replace beneath forks": {run: func(w *crashWorld) error { return replace(w, w.forkLive, true) }},
 	}
-	for name, op := range ops {
+}
+
+// TestCrashAtEveryStep cuts each operation off before every host call that
+// changes something or makes it durable, and looks at what is left.
+func TestCrashAtEveryStep(t *testing.T) {
+	for name, op := range crashOps() {
 		t.Run(name, func(t *testing.T) {
 			step := 1
 			if testing.Short() {

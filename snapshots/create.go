@@ -41,6 +41,9 @@ func (s *Store) Create(ctx context.Context, spec Spec) (*Session, error) {
 	if err := spec.Rules.Check(); err != nil {
 		return nil, err
 	}
+	if err := checkMaxSize(spec.MaxSize); err != nil {
+		return nil, err
+	}
 	base, err := s.resolveBase(spec.Base)
 	if err != nil {
 		return nil, err
@@ -51,6 +54,7 @@ func (s *Store) Create(ctx context.Context, spec Spec) (*Session, error) {
 		Boot:    bootID(),
 		Next:    firstLayer + 1,
 		Rules:   spec.Rules,
+		MaxSize: spec.MaxSize,
 	}
 	for _, t := range append([]TreeSpec{{Name: Workspace, Base: base}}, spec.Extra...) {
 		t, err := s.resolveTree(t)

@@ -61,7 +61,7 @@ func (s *Store) planFork(parent *manifest, snap Snapshot, name string) (*manifes
 	m := &manifest{
 		Name: name, Created: s.now().UTC(), Boot: bootID(), Next: active + 1, Rules: parent.Rules,
 		Family: parent.Family, Merges: parent.Merges, Replacements: parent.Replacements,
-		Durable: snap.Number,
+		Durable: snap.Number, MaxSize: parent.MaxSize,
 	}
 	if m.Family == "" {
 		m.Family = parent.ID

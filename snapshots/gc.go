@@ -157,7 +157,7 @@ func (g *collector) layers(h *held) error {
 	}
 	if len(gone) > 0 && !g.dry {
 		// Last, so that a crash in between only has the removal repeated.
-		if err := h.update(func(m *manifest) { m.Retired = stay }); err != nil {
+		if err := h.update(func(m *manifest) { m.Retired, m.Used = stay, nil }); err != nil {
 			return err
 		}
 	}
@@ -175,7 +175,7 @@ func (g *collector) layers(h *held) error {
 			later[tree] = rest
 		}
 	}
-	return h.update(func(m *manifest) { m.Dropping = later })
+	return h.update(func(m *manifest) { m.Dropping, m.Used = later, nil })
 }
 
 // expired tells whether retired layers are due: past the retention, or of a

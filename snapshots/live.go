@@ -44,6 +44,8 @@ type Live struct {
 	broken  error           // the manifest and the trees may differ: no more seals
 	// lazy: the manifest may not be on the disk yet; see lazy.go.
 	lazy   lazyState
+	quota  *overlay.Quota // nil without a bound
+	acts   actors
 	closed bool
 }
 
@@ -89,6 +91,10 @@ func (l *Live) open(opt OpenOptions) error {
 		if err := l.recoverSealed(m); err != nil {
 			return err
 		}
+	}
+	var err error
+	if l.quota, err = l.openQuota(); err != nil {
+		return err
 	}
 	for _, t := range m.Trees {
 		tree, detached, err := l.openTree(t, opt, t.Stack)
@@ -137,6 +143,7 @@ func (l *Live) openTree(t treeRecord, opt OpenOptions, stack overlay.Stack) (*ov
 		LayerDirs: origins,
 		FirstIno:  t.Inodes,
 		Synced:    l.syncManifest,
+		Quota:     l.quota,
 	}, stack)
 	if err != nil {
 		return nil, false, fmt.Errorf("tree %q: %w", t.Name, err)
@@ -263,8 +270,14 @@ func (l *Live) Close() error {
 	}
 	l.closed = true
 	err := l.syncManifest()
-	if m := l.held.man.Load(); l.durable > m.Durable || m.Boot != bootID() {
-		err = errors.Join(err, l.held.update(func(m *manifest) { m.Durable, m.Boot = l.durable, bootID() }))
+	if m := l.held.man.Load(); l.durable > m.Durable || m.Boot != bootID() || l.quota != nil {
+		err = errors.Join(err, l.held.update(func(m *manifest) {
+			m.Durable, m.Boot = l.durable, bootID()
+			if l.quota != nil {
+				used := max(0, l.quota.Used())
+				m.Used = &used
+			}
+		}))
 	}
 	l.held.release()
 	return err

@@ -54,6 +54,10 @@ type manifest struct {
 	// Retired are layers that left the stacks and wait for their removal.
 	Retired []retired `json:"retired,omitempty"`
 	Rules   Rules     `json:"rules,omitzero"`
+	// MaxSize bounds the content of the layers, in bytes; 0 is no bound. Used
+	// is how much there is, while that is known: see quota.go.
+	MaxSize int64  `json:"max_size,omitempty"`
+	Used    *int64 `json:"used,omitempty"`
 	// Origins are the sessions that this one is a fork of, the first ancestor
 	// first.
 	Origins []origin `json:"origins,omitempty"`
@@ -254,6 +258,12 @@ func (m *manifest) checkLayers() error {
 	}
 	if m.Taking != nil && (*m.Taking < 0 || *m.Taking >= active) {
 		return fmt.Errorf("paths were being taken after snapshot %d; active layer is %d", *m.Taking, active)
+	}
+	if err := checkMaxSize(m.MaxSize); err != nil {
+		return err
+	}
+	if m.Used != nil && *m.Used < 0 {
+		return fmt.Errorf("%d bytes of content", *m.Used)
 	}
 	if len(m.Retired) > maxRetired {
 		return fmt.Errorf("%d records of retired layers; up to %d are possible", len(m.Retired), maxRetired)

@@ -24,6 +24,9 @@ type Prune struct {
 	Before time.Time `json:"before,omitzero"`
 	// Keep are further snapshots to keep, such as those that are mounted.
 	Keep []overlay.LayerID `json:"keep,omitempty"`
+	// Only these snapshots go, unless it is nil; the other fields then count
+	// for nothing, and a name given meanwhile keeps.
+	Only []overlay.LayerID `json:"only,omitempty"`
 	// DryRun only reports which snapshots would go.
 	DryRun bool `json:"dry_run,omitempty"`
 }
@@ -127,6 +130,10 @@ func (l *Live) dropUnneeded(kept []Snapshot) error {
 
 // keeps tells whether a snapshot stays; it is the nth from the end.
 func (p *Prune) keeps(s Snapshot, nth int, m *manifest) bool {
+	if p.Only != nil {
+		_, goes := slices.BinarySearch(p.Only, s.Number)
+		return !goes || s.Name != "" || m.Last != nil && s.Number == m.Last.Number
+	}
 	return nth <= p.KeepLast || p.KeepNamed && s.Name != "" || !p.Before.IsZero() && !s.Time.Before(p.Before) ||
 		m.Last != nil && s.Number == m.Last.Number || slices.Contains(p.Keep, s.Number)
 }
@@ -160,6 +167,9 @@ func (l *Live) merge(kept []Snapshot) (int, error) {
 				return made, err
 			}
 			if err := t.Flatten(s, n, overlay.Keep{}); err != nil {
+				return made, err
+			}
+			if err := l.madeLayer(t.Name(), n); err != nil {
 				return made, err
 			}
 			made++
@@ -286,6 +296,9 @@ func (l *Live) freeTree(tree string, keep []overlay.Range, out *Pruned) error {
 		u, err := l.held.store.measure(context.Background(), filepath.Join(l.held.rel(), rel, layerDir(n)))
 		if err == nil {
 			out.Bytes += u.Exclusive
+		}
+		if err := l.countLayer(tree, n, -1); err != nil {
+			return err
 		}
 		if err := hostfs.RemoveAll(l.fs(), fd, layerDir(n)); err != nil {
 			return fmt.Errorf("remove layer %d: %w", n, err)

@@ -102,6 +102,9 @@ func (l *Live) replacing(r Replacing) error {
 		if err := t.Preserve(n, paths); err != nil {
 			return err
 		}
+		if err := l.madeLayer(t.Name(), n); err != nil {
+			return err
+		}
 		rec.Trees = append(rec.Trees, t.Name())
 		if r.Live {
 			m.Trees[i].Stack.Sealed = append([]overlay.Range{{From: n, To: n}}, m.Trees[i].Stack.Sealed...)

@@ -183,6 +183,7 @@ func (l *Live) planRetirement(r retirement, built, next overlay.LayerID) (m *man
 	}
 	points = []Snapshot{before}
 	if l.dirty() {
+		before.Processes = l.acts.take()
 		points = append(points, before)
 	}
 	m.Building = 0
@@ -204,10 +205,16 @@ func (l *Live) flatten(r retirement, built overlay.LayerID) error {
 		if err := t.Flatten(all, built, r.keep(t.Name())); err != nil {
 			return err
 		}
+		if err := l.madeLayer(t.Name(), built); err != nil {
+			return err
+		}
 		if len(r.under(all.Sealed)) == 0 || r.cause.Kind != CauseCommit {
 			continue
 		}
 		if err := t.Flatten(overlay.Stack{Sealed: under(all.Sealed)}, r.beneath, r.keep(t.Name())); err != nil {
+			return err
+		}
+		if err := l.madeLayer(t.Name(), r.beneath); err != nil {
 			return err
 		}
 	}

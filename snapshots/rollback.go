@@ -161,7 +161,10 @@ func (m *manifest) unretire() {
 // unsealed is the session as it is, as the snapshot that a seal would make.
 func (l *Live) unsealed(c Cause) Snapshot {
 	m := l.held.man.Load()
-	s := Snapshot{Number: m.active(), Cause: c, Time: l.held.store.now().UTC(), Changed: Unknown, Stacks: map[string]overlay.Stack{}}
+	s := Snapshot{
+		Number: m.active(), Cause: c, Time: l.held.store.now().UTC(), Changed: Unknown,
+		Processes: l.acts.take(), Stacks: map[string]overlay.Stack{},
+	}
 	for _, t := range m.Trees {
 		s.Stacks[t.Name] = overlay.Stack{Sealed: addLayer(t.Stack.Sealed, m.active())}
 	}

@@ -101,11 +101,19 @@ func (l *Live) seal(opt SealOptions) (Snapshot, error) {
 		m.Trees[i].Stack = overlay.Stack{Sealed: addLayer(m.Trees[i].Stack.Sealed, sealed), Active: next}
 	}
 	m.Next = next + 1
-	err := l.switchTo(m, !opt.Durable, nil, nil, func(q *quiesced) error { return q.rest.Seal(next) })
+	var procs []Process
+	err := l.switchTo(m, !opt.Durable, nil, nil, func(q *quiesced) error {
+		if err := q.rest.Seal(next); err != nil {
+			return err
+		}
+		procs = l.acts.take()
+		return nil
+	})
 	if err != nil {
 		return fail(err)
 	}
 	snap := m.last()
+	snap.Processes = procs
 	l.count(&snap, sealed)
 	err = appendHistory(l.fs(), l.held.dir, historyLine{Snapshot: snap}, opt.Durable)
 	if err == nil && opt.Durable {

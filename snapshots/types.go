@@ -42,6 +42,9 @@ type Spec struct {
 	Extra []TreeSpec
 	// Rules restrict what the views of the session show and let be changed.
 	Rules Rules
+	// MaxSize bounds the content of the session's layers, in bytes; 0 is no
+	// bound.
+	MaxSize int64
 }
 
 // Rules are the patterns of a session: doublestar patterns, relative to each
@@ -111,6 +114,9 @@ type Snapshot struct {
 	Changed int `json:"changed,omitempty"`
 	// Changes are the first of them.
 	Changes []Change `json:"changes,omitempty"`
+	// Processes are the first that changed something, where the kernel told.
+	// A record that was mended after a crash may lack them.
+	Processes []Process `json:"processes,omitempty"`
 	// Stacks is the stack of sealed layers of each tree, by its name.
 	Stacks map[string]overlay.Stack `json:"stacks"`
 }

@@ -24,6 +24,7 @@ func agentFlags() []cli.Flag {
 		&cli.StringFlag{Name: "base", Usage: "the project `DIR` (default: the nearest directory upwards that has a .git, else this one)"},
 		&cli.StringFlag{Name: "session", Aliases: []string{"s"}, Usage: "use the session `NAME`; with --new, give the new one this name"},
 		boolFlag("new", "start a new session, even if the project has one"),
+		maxSizeFlag(),
 	}, sandboxFlags()...)
 }
 
@@ -34,6 +35,9 @@ func agentOptions(c *cli.Context) (runOptions, error) {
 		return o, usagef(c, "--base chooses a project and --session a session; give one of them, or --new")
 	}
 	var err error
+	if o.maxSize, err = maxSizeOf(c); err != nil {
+		return o, err
+	}
 	o.sandbox, err = sandboxOptionsOf(c)
 	return o, err
 }

@@ -28,6 +28,8 @@ type snapshotInfo struct {
 	// Changed is -1 where nobody counted.
 	Changed int        `json:"changed"`
 	Changes []pathInfo `json:"changes"`
+	// Processes are the first that changed something, where the kernel told.
+	Processes []snapshots.Process `json:"processes"`
 	// Current: what the session shows now was built on it.
 	Current bool `json:"current"`
 }
@@ -42,7 +44,8 @@ galley snapshot makes one with a name. Those marked * are what the session is bu
 now, the others were set aside by a rollback, commit or discard and can be returned to.
 A checkpoint that changed nothing is listed with --all only.`,
 		json: `[{"number", "name", "kind", "text", "args", "time", "start", "duration", "exit",
-  "changed", "changes": [{"tree", "path", "kind"}], "current"}]     duration in seconds`,
+  "changed", "changes": [{"tree", "path", "kind"}], "processes": [{"pid", "name"}],
+  "current"}]     duration in seconds`,
 		examples: [][2]string{
 			{"galley log", "the history of this directory's session"},
 			{"galley log -n 5", "its last five points"},
@@ -118,7 +121,8 @@ func newSnapshotInfo(s, last snapshots.Snapshot) snapshotInfo {
 	i := snapshotInfo{
 		Number: s.Number, Name: s.Name, Kind: s.Cause.Kind, Text: s.Cause.Text, Args: s.Cause.Args, Time: s.Time,
 		Duration: s.Cause.Duration.Seconds(), Exit: s.Cause.Exit, Changed: s.Changed, Changes: []pathInfo{},
-		Current: last.BuiltOn(s),
+		Processes: append([]snapshots.Process{}, s.Processes...),
+		Current:   last.BuiltOn(s),
 	}
 	if !s.Cause.Start.IsZero() {
 		i.Start = &s.Cause.Start

@@ -22,12 +22,13 @@ type mountRequest struct {
 	dir      string
 	tree     string
 	snapshot string
+	maxSize  int64
 	options  fs.MountOptions
 }
 
 func mountCommand(e *env) *cli.Command {
 	return manual{
-		usage: []string{"mount [--base DIR] [--tree NAME] [--read-only] [-o OPTIONS] SESSION[@N] DIR"},
+		usage: []string{"mount [--base DIR] [--tree NAME] [--read-only] [--max-size SIZE] [-o OPTIONS] SESSION[@N] DIR"},
 		about: `
 Shows a session at a directory, where every program of the host sees it. A session that
 does not exist is made, on --base or this project. The mount stays until galley unmount
@@ -50,6 +51,7 @@ which makes databases as fast as without Galley, and reading many files slower.`
 			&cli.StringFlag{Name: "tree", Usage: "the tree `NAME` of the session", Value: snapshots.Workspace},
 			&cli.StringFlag{Name: "snapshot", Usage: "the session as it was at snapshot `N`, read-only"},
 			boolFlag("read-only", "refuse writes", "r"),
+			maxSizeFlag(),
 			&cli.StringSliceFlag{Name: "o", Usage: "mount `OPTIONS`"},
 		},
 		Action: func(c *cli.Context) error {
@@ -68,6 +70,9 @@ which makes databases as fast as without Galley, and reading many files slower.`
 				m.snapshot = at
 			}
 			var err error
+			if m.maxSize, err = maxSizeOf(c); err != nil {
+				return err
+			}
 			if m.options, err = mountOptions(c.StringSlice("o")); err != nil {
 				return usagef(c, "%w", err)
 			}
@@ -237,7 +242,7 @@ func (e *env) mountSession(ctx context.Context, st *snapshots.Store, m mountRequ
 			return nil, false, withHint(fmt.Errorf("session %q exists, on %q and not on %q", m.session, sess.Trees()[0].Base, m.base),
 				"choose another name, or leave --base out")
 		}
-		return sess, false, nil
+		return sess, false, e.bound(ctx, sess, m.maxSize)
 	}
 	if !errors.Is(err, snapshots.ErrNotFound) {
 		return nil, false, err
@@ -257,7 +262,7 @@ func (e *env) mountSession(ctx context.Context, st *snapshots.Store, m mountRequ
 			}
 		}
 	}
-	sess, err = st.Create(ctx, snapshots.Spec{Name: m.session, Base: base})
+	sess, err = st.Create(ctx, snapshots.Spec{Name: m.session, Base: base, MaxSize: max(0, m.maxSize)})
 	if err != nil {
 		return nil, false, createError(err)
 	}

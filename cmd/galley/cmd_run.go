@@ -21,6 +21,7 @@ type runOptions struct {
 	create   bool
 	overlays []string
 	rules    snapshots.Rules
+	maxSize  int64
 	sandbox  sandboxOptions
 	commit   bool
 	discard  bool
@@ -84,6 +85,7 @@ func runCommand(e *env) *cli.Command {
 	}
 	flags = append(flags, sandboxFlags()...)
 	flags = append(flags,
+		maxSizeFlag(),
 		boolFlag("commit-if-ok", "when the command exits with 0, commit all of the session's changes"),
 		boolFlag("discard", "afterwards, discard all of the session's changes"),
 		boolFlag("quiet", "do not say afterwards what changed", "q"),
@@ -139,6 +141,9 @@ session.`,
 				return err
 			}
 			var err error
+			if o.maxSize, err = maxSizeOf(c); err != nil {
+				return err
+			}
 			if o.sandbox, err = sandboxOptionsOf(c); err != nil {
 				return err
 			}
@@ -193,7 +198,7 @@ func (e *env) runSession(ctx context.Context, st *snapshots.Store, o runOptions)
 		if err != nil {
 			return nil, false, withHint(err, "galley run --new --session "+o.session+" -- … starts one of that name")
 		}
-		return sess, false, e.extend(ctx, sess, extra, o.rules)
+		return sess, false, e.extend(ctx, sess, extra, o)
 	}
 	base := o.base
 	if base == "" {
@@ -206,13 +211,13 @@ func (e *env) runSession(ctx context.Context, st *snapshots.Store, o runOptions)
 	if !o.create {
 		sess, err := sessionOf(st, base)
 		if err == nil {
-			return sess, false, e.extend(ctx, sess, extra, o.rules)
+			return sess, false, e.extend(ctx, sess, extra, o)
 		}
 		if !errors.Is(err, snapshots.ErrNotFound) {
 			return nil, false, err
 		}
 	}
-	sess, err = st.Create(ctx, snapshots.Spec{Name: o.session, Base: base, Extra: extra, Rules: o.rules})
+	sess, err = st.Create(ctx, snapshots.Spec{Name: o.session, Base: base, Extra: extra, Rules: o.rules, MaxSize: max(0, o.maxSize)})
 	return sess, err == nil, createError(err)
 }
 
@@ -267,10 +272,13 @@ func extraTrees(dirs []string) ([]snapshots.TreeSpec, error) {
 	return out, nil
 }
 
-// extend adds trees and patterns to a session that exists. Those it has are
+// extend gives a session that exists another bound, more trees and patterns. What it has is
 // passed over, so that the same command line works again; others need a
 // session that nobody works in.
-func (e *env) extend(ctx context.Context, sess *snapshots.Session, extra []snapshots.TreeSpec, rules snapshots.Rules) error {
+func (e *env) extend(ctx context.Context, sess *snapshots.Session, extra []snapshots.TreeSpec, o runOptions) error {
+	if err := e.bound(ctx, sess, o.maxSize); err != nil {
+		return err
+	}
 	taken := map[string]bool{}
 	for _, t := range sess.Trees() {
 		taken[t.Name] = true
@@ -285,7 +293,7 @@ func (e *env) extend(ctx context.Context, sess *snapshots.Session, extra []snaps
 		}
 	}
 	old := sess.Rules()
-	merged := snapshots.Rules{Hide: union(old.Hide, rules.Hide), ReadOnly: union(old.ReadOnly, rules.ReadOnly)}
+	merged := snapshots.Rules{Hide: union(old.Hide, o.rules.Hide), ReadOnly: union(old.ReadOnly, o.rules.ReadOnly)}
 	if len(merged.Hide) == len(old.Hide) && len(merged.ReadOnly) == len(old.ReadOnly) {
 		return nil
 	}

@@ -23,6 +23,8 @@ type sessionInfo struct {
 	Live    bool                 `json:"live"`
 	// Bytes is the space that the session occupies; -1 if it cannot be told.
 	Bytes int64 `json:"bytes"`
+	// MaxSize is what its layers may hold; absent without a bound.
+	MaxSize int64 `json:"max_size,omitempty"`
 	// Changes counts the changes at the last snapshot; -1 if they cannot
 	// be told. A live session may have more.
 	Changes int    `json:"changes"`
@@ -54,7 +56,7 @@ Lists the sessions: what each is based on, when it was last used, what it occupi
 how many changes it holds. Removed sessions and discarded changes go to a trash and stay
 there for 14 days; --trash lists it, and restore takes something out of it again.`,
 		json: `[{"id", "name", "base", "trees": [{"name", "base", "mount"}], "created", "used",
-  "live": bool, "bytes", "changes", "error"}]        bytes and changes are -1 if unknown
+  "live": bool, "bytes", "max_size", "changes", "error"}]    bytes and changes are -1 if unknown
 --trash: [{"id", "kind": "session"|"paths", "session", "name", "base", "paths", "time", "expires"}]`,
 		examples: [][2]string{
 			{"galley sessions", "the list"},
@@ -125,6 +127,9 @@ func sessionRow(now time.Time, i sessionInfo) []string {
 	if i.Bytes >= 0 {
 		size = ui.Bytes(i.Bytes)
 	}
+	if i.MaxSize > 0 {
+		size += " of " + ui.Bytes(i.MaxSize)
+	}
 	if i.Changes >= 0 {
 		changes = fmt.Sprint(i.Changes)
 	}
@@ -156,6 +161,7 @@ func describeSession(ctx context.Context, e *env, st *snapshots.Store, s snapsho
 		i.Error = err.Error()
 		return i
 	}
+	i.MaxSize = sess.MaxSize()
 	if u, err := st.Du(ctx, sess); err == nil {
 		i.Bytes = u.Exclusive + u.Shared
 	}

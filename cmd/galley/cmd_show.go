@@ -21,7 +21,8 @@ func showCommand(e *env) *cli.Command {
 		usage: []string{"show [--json] [--session NAME] N|NAME"},
 		about: `
 Says all there is to know about one point of the session's history: what ran and how it
-ended, and which files it changed. galley diff N shows how.`,
+ended, the first processes that changed something (by their numbers in the sandbox, where
+there was one), and which files it changed. galley diff N shows how.`,
 		json:     `an element of galley log --json, with all changes`,
 		examples: [][2]string{{"galley show 12", "the point that galley log lists as 12"}},
 		exits:    [][2]string{exitDone, exitErrors},
@@ -76,6 +77,7 @@ func runShow(ctx context.Context, e *env, st *snapshots.Store, session, ref stri
 		{"made", info.Time.Local().Format(time.RFC1123)},
 		{"cause", whatRan(snapshotInfo{Kind: info.Kind, Text: info.Text, Args: info.Args})},
 		{"ended", howEnded(info)},
+		{"processes", processesText(info.Processes)},
 	} {
 		if line[1] != "" {
 			fmt.Fprintf(e.stdout, "  %-10s %s\n", line[0], line[1])
@@ -89,6 +91,18 @@ func runShow(ctx context.Context, e *env, st *snapshots.Store, session, ref stri
 	e.printChanges(pointers(c.set.Changes), nil)
 	_, err = fmt.Fprintf(e.stdout, "\n%s; galley diff %d shows how\n", review.Summary(c.set), to.snapshot.Number)
 	return err
+}
+
+// processesText names processes for a person.
+func processesText(list []snapshots.Process) string {
+	var out []string
+	for _, p := range list {
+		out = append(out, fmt.Sprintf("%s (%d)", or(safeLine(p.Name), "?"), p.PID))
+	}
+	if len(list) == snapshots.MaxProcesses {
+		out = append(out, "…")
+	}
+	return strings.Join(out, " ")
 }
 
 // blameInfo is one line of `galley blame --json`.

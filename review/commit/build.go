@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/review"
 )
 
@@ -125,8 +126,8 @@ func (s *shape) putIn(c *review.Change, from *out) *in {
 
 // finish derives everything else, once all changes are there.
 func (s *shape) finish() {
-	slices.SortFunc(s.outOrder, func(a, b *out) int { return comparePaths(a.path, b.path) })
-	slices.SortFunc(s.inOrder, func(a, b *in) int { return comparePaths(a.path, b.path) })
+	slices.SortFunc(s.outOrder, func(a, b *out) int { return overlay.ComparePaths(a.path, b.path) })
+	slices.SortFunc(s.inOrder, func(a, b *in) int { return overlay.ComparePaths(a.path, b.path) })
 	for _, o := range s.outOrder {
 		if a := s.outAbove(o.path); a != nil && a.moved == nil && o.moved == nil {
 			if a.above != nil {

@@ -240,7 +240,7 @@ func (e *emitter) unlockDirs() error {
 	for p := range dirs {
 		paths = append(paths, p)
 	}
-	slices.SortFunc(paths, comparePaths)
+	slices.SortFunc(paths, overlay.ComparePaths)
 	for _, p := range paths {
 		if err := e.unlockDir(p); err != nil {
 			return err
@@ -384,7 +384,7 @@ func (e *emitter) finish() {
 	for p := range e.finals {
 		paths = append(paths, p)
 	}
-	slices.SortFunc(paths, func(a, b string) int { return comparePaths(b, a) })
+	slices.SortFunc(paths, func(a, b string) int { return overlay.ComparePaths(b, a) })
 	for _, p := range paths {
 		f := e.finals[p]
 		if f.after.empty() {

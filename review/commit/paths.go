@@ -5,27 +5,6 @@ import (
 	"strings"
 )
 
-// comparePaths orders paths so that a directory comes directly before what is
-// in it, and siblings by bytes: the order of a change set.
-func comparePaths(a, b string) int {
-	n := min(len(a), len(b))
-	for i := range n {
-		if a[i] == b[i] {
-			continue
-		}
-		switch {
-		case a[i] == '/':
-			return -1
-		case b[i] == '/':
-			return 1
-		case a[i] < b[i]:
-			return -1
-		}
-		return 1
-	}
-	return len(a) - len(b)
-}
-
 // within reports whether path is dir or below it; everything is within "".
 func within(path, dir string) bool {
 	if dir == "" || path == dir {

@@ -146,7 +146,7 @@ func (w *world) list(root string) []string {
 		}
 		return err
 	}))
-	sort.Slice(out, func(i, j int) bool { return comparePaths(out[i], out[j]) < 0 })
+	sort.Slice(out, func(i, j int) bool { return overlay.ComparePaths(out[i], out[j]) < 0 })
 	return out
 }
 
@@ -197,7 +197,7 @@ func (w *world) changes() *review.ChangeSet {
 	}
 	sort.SliceStable(d.out, func(i, j int) bool {
 		a, b := &d.out[i], &d.out[j]
-		if n := comparePaths(a.Path, b.Path); n != 0 {
+		if n := overlay.ComparePaths(a.Path, b.Path); n != 0 {
 			return n < 0
 		}
 		return a.Kind == review.Deleted && b.Kind != review.Deleted

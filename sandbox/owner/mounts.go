@@ -26,7 +26,7 @@ type served struct {
 
 // fuse begins to serve the connection of the /dev/fuse descriptor fd, which it
 // takes over.
-func (s *server) fuse(r request, fd int) (Mount, error) {
+func (s *server) fuse(p *peer, r request, fd int) (Mount, error) {
 	if fd < 0 {
 		return Mount{}, errors.New("serve-fuse: no descriptor came with the request")
 	}
@@ -62,6 +62,13 @@ func (s *server) fuse(r request, fd int) (Mount, error) {
 	opt := fs.Options{Writeback: want.Writeback, Logger: s.log}
 	if want.Snapshot == 0 {
 		opt.Past = past{s.sess, s.live.Tree(want.Tree)}
+	}
+	if want.Snapshot == 0 && want.Host == "" {
+		who := &acting{live: s.live}
+		if want.Private {
+			who.within = p.state.PID
+		}
+		opt.Acting = who.acts
 	}
 	m.server, err = fs.Serve(dev, src, opt)
 	close(m.ready)

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,6 +33,9 @@ type server struct {
 	// adding is held while a tree is added. It is taken before the session's
 	// own locks.
 	adding sync.Mutex
+
+	seals   atomic.Int64
+	tidying sync.WaitGroup // in the background; waited for before the session is closed
 
 	mu      sync.Mutex
 	clients map[*peer]struct{}
@@ -206,7 +210,7 @@ func (s *server) answer(p *peer, r request, fd int) {
 // do works on one request; it takes fd over.
 func (s *server) do(p *peer, r request, fd int) (any, error) {
 	if r.Op == opFUSE {
-		return s.fuse(r, fd)
+		return s.fuse(p, r, fd)
 	}
 	closeFD(fd)
 	switch r.Op {
@@ -217,7 +221,11 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		return s.live.Seal(p.ctx, opt)
+		snap, err := s.live.Seal(p.ctx, opt)
+		if s.seals.Add(1)%tidyEvery == 0 {
+			s.tidying.Go(s.tidy)
+		}
+		return snap, err
 	case opCommitted:
 		c, err := body[snapshots.Committed](r)
 		if err != nil {
@@ -275,6 +283,20 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 		return struct{}{}, s.stop(p, b.Force)
 	}
 	return nil, fmt.Errorf("%q: no such operation", r.Op)
+}
+
+// tidyEvery is how many seals lie between two looks for old checkpoints, in a
+// session that goes on.
+const tidyEvery = 1000
+
+// tidy merges checkpoints that are old and have no name.
+func (s *server) tidy() {
+	done, err := s.live.Tidy(context.Background(), snapshots.DefaultTidy, s.shown())
+	if err != nil {
+		s.log.Warn("merge old checkpoints", "error", err)
+	} else if len(done.Snapshots) > 0 {
+		s.log.Info("merged old checkpoints", "forgotten", len(done.Snapshots), "layers", done.Layers, "bytes", done.Bytes)
+	}
 }
 
 // shown are the snapshots that are mounted.
@@ -353,6 +375,8 @@ func (s *server) shutdown() error {
 	for _, m := range mounts {
 		<-m.gone // what it was served from is closed
 	}
+	s.tidying.Wait()
+	s.tidy()
 	err := s.live.Close()
 	for _, p := range peers {
 		_ = p.link.conn.Close()

@@ -2,8 +2,12 @@ package oci
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -43,6 +47,65 @@ func TestCrashAtEveryCallOfAnImport(t *testing.T) {
 			must(t, err)
 			t.Logf("%d calls", at)
 			return
+		}
+		w.afterFault(was)
+	}
+}
+
+// killEnv tells a helper process what to import, and at which host call it is
+// killed.
+const killEnv = "GALLEY_OCI_TEST_KILL"
+
+type killOrder struct {
+	Home, Layout string
+	At           int
+}
+
+func killHelper(how string) error {
+	var order killOrder
+	if err := json.Unmarshal([]byte(how), &order); err != nil {
+		return err
+	}
+	fault := hostfstest.New(hostfs.OS)
+	fault.KillAt(order.At)
+	_, err := importWith(context.Background(), order.Home, fault, order.Layout)
+	return err
+}
+
+// A process that is killed at any call of an import leaves what a crash leaves.
+func TestKilledAtEveryCallOfAnImport(t *testing.T) {
+	w := newWorld(t)
+	w.work(func(l *snapshots.Live, f *overlay.Face) {
+		put(t, f, "a", "changed")
+		rename(t, f, "sub", "moved")
+		_, err := l.Seal(t.Context(), snapshots.SealOptions{Name: "one"})
+		must(t, err)
+	})
+	was := pictures(t, w.sess, []overlay.LayerID{w.sess.Last().Number})[0]
+	dir := filepath.Join(w.dir, "out")
+	_, err := Export(t.Context(), w.sess, w.sess.Last(), dir, ExportOptions{})
+	must(t, err)
+	step := 1
+	switch {
+	case testing.Short():
+		step = 23
+	case os.Geteuid() != 0:
+		step = 5 // root does them all
+	}
+	for at := 1; ; at += step {
+		text, err := json.Marshal(killOrder{w.store.Home(), dir, at})
+		must(t, err)
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), killEnv+"="+string(text), "GORACE=atexit_sleep_ms=0")
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			t.Logf("%d calls", at)
+			w.imported(was)
+			return
+		}
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+			t.Fatalf("call %d: %v: %s", at, err, out)
 		}
 		w.afterFault(was)
 	}

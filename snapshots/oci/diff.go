@@ -82,26 +82,8 @@ func (d *diff) candidates() ([]string, error) {
 	for p := range set {
 		paths = append(paths, p)
 	}
-	slices.SortFunc(paths, comparePaths)
+	slices.SortFunc(paths, overlay.ComparePaths)
 	return paths, nil
-}
-
-// comparePaths orders parents before what is in them.
-func comparePaths(a, b string) int {
-	return strings.Compare(strings.ReplaceAll(a, "/", "\x00"), strings.ReplaceAll(b, "/", "\x00"))
-}
-
-// attrAt describes path in a view; nil where there is nothing.
-func attrAt(f *overlay.Face, path string) (*overlay.Attr, error) {
-	n, a, err := f.Walk(path)
-	switch overlay.Errno(err) {
-	case 0:
-		f.Forget(n, 1)
-		return &a, nil
-	case unix.ENOENT, unix.ENOTDIR:
-		return nil, nil
-	}
-	return nil, fmt.Errorf("%q: %w", path, err)
 }
 
 // path compares what the views have at one path.
@@ -112,11 +94,11 @@ func (d *diff) path(p string) error {
 	if len(d.replaced) > 0 && below(p, d.replaced[len(d.replaced)-1]) {
 		return nil // written with the directory
 	}
-	old, err := attrAt(d.old, p)
+	old, err := d.old.Look(p)
 	if err != nil {
 		return err
 	}
-	now, err := attrAt(d.now, p)
+	now, err := d.now.Look(p)
 	if err != nil {
 		return err
 	}
@@ -126,8 +108,7 @@ func (d *diff) path(p string) error {
 	case now == nil:
 		d.entries[p] = &entry{path: p, whiteout: true, was: d.was[p]}
 		return nil
-	case old != nil && untouched(old, now) && slices.Equal(d.old.PathLayers(p), d.now.PathLayers(p)):
-		// Times alone do not tell: two writes may fall in one tick of them.
+	case old != nil && overlay.Untouched(d.old, d.now, p, old, now):
 		return nil
 	}
 	same := old != nil && old.Ino == now.Ino && old.Mode&unix.S_IFMT == now.Mode&unix.S_IFMT
@@ -161,7 +142,7 @@ func (d *diff) all(dir string) error {
 				return context.Cause(d.ctx)
 			}
 			p := join(at, name)
-			a, err := attrAt(d.now, p)
+			a, err := d.now.Look(p)
 			if err != nil {
 				return err
 			}
@@ -204,13 +185,6 @@ func join(dir, name string) string {
 	return dir + "/" + name
 }
 
-// untouched reports whether two views have the very same node: every write
-// changes its times, and a change of attributes its ctime.
-func untouched(a, b *overlay.Attr) bool {
-	return a.Ino == b.Ino && a.Ctime == b.Ctime && a.Mtime == b.Mtime && a.Size == b.Size && a.Nlink == b.Nlink &&
-		a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.Rdev == b.Rdev
-}
-
 // linkNames writes files with several names with all of them: the first has the
 // content, and the others are links to it.
 func (d *diff) linkNames() error {
@@ -236,12 +210,12 @@ func (d *diff) linkNames() error {
 				}
 			}
 		}
-		slices.SortFunc(paths, comparePaths)
+		slices.SortFunc(paths, overlay.ComparePaths)
 		first := ""
 		for _, p := range paths {
 			e := d.entries[p]
 			if e == nil {
-				a, err := attrAt(d.now, p)
+				a, err := d.now.Look(p)
 				if err != nil {
 					return err
 				}
@@ -272,7 +246,7 @@ func (d *diff) parents() error {
 			if d.entries[p] != nil {
 				break
 			}
-			a, err := attrAt(d.now, p)
+			a, err := d.now.Look(p)
 			if err != nil {
 				return err
 			}
@@ -314,6 +288,6 @@ func (d *diff) sorted() []*entry {
 		}
 		out = append(out, e)
 	}
-	slices.SortFunc(out, func(a, b *entry) int { return comparePaths(a.path, b.path) })
+	slices.SortFunc(out, func(a, b *entry) int { return overlay.ComparePaths(a.path, b.path) })
 	return out
 }

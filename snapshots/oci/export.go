@@ -230,7 +230,7 @@ func (x *exporter) linksOf(tree string) (map[uint64][]string, error) {
 			return nil, err
 		}
 		for _, name := range names {
-			a, err := attrAt(base, join(dir, name))
+			a, err := base.Look(join(dir, name))
 			if err != nil || a == nil {
 				continue // not readable, or gone: no name that a view could show
 			}

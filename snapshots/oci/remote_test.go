@@ -63,7 +63,7 @@ func TestPushAndPull(t *testing.T) {
 				o, err := got.OpenSealed(got.Last().Number)
 				must(t, err)
 				defer o.Close()
-				if a, err := attrAt(o.Trees()[1].Face, "x"); err != nil || a == nil || a.Size != 17 {
+				if a, err := o.Trees()[1].Face.Look("x"); err != nil || a == nil || a.Size != 17 {
 					t.Errorf("the other tree: %v, %v", a, err)
 				}
 			}

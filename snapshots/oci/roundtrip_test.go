@@ -23,6 +23,13 @@ import (
 
 func TestMain(m *testing.M) {
 	unix.Umask(0) // as the generators expect
+	if how := os.Getenv(killEnv); how != "" {
+		if err := killHelper(how); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 

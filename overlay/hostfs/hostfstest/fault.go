@@ -50,6 +50,7 @@ const (
 	modeCrash
 	modeTorn
 	modeExit
+	modeKill
 )
 
 // Fault is a [hostfs.FS] that counts the calls which change something or make
@@ -98,6 +99,11 @@ func (f *Fault) TornAt(n int) { f.set(modeTorn, n, 0) }
 // ExitAt ends the process with [ExitStatus] at the nth counted call from now,
 // before it has any effect, like a kill: nothing deferred runs.
 func (f *Fault) ExitAt(n int) { f.set(modeExit, n, 0) }
+
+// KillAt kills the process with SIGKILL at the nth counted call from now, before
+// it has any effect: what a test process of its own does to itself, nothing can
+// tell from what anybody else did to it.
+func (f *Fault) KillAt(n int) { f.set(modeKill, n, 0) }
 
 // Clear injects nothing from now on, also after a crash, and starts the count
 // and the log again.
@@ -194,6 +200,11 @@ func (f *Fault) before(op, name string) verdict {
 	case modeExit:
 		if hit {
 			os.Exit(ExitStatus)
+		}
+	case modeKill:
+		if hit {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {} // it does not come back from there
 		}
 	}
 	if v.err != nil {
