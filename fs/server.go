@@ -50,6 +50,10 @@ type Options struct {
 	// namespace of whoever mounted. It is not called where the kernel does not
 	// know: for a process that the namespace lacks. It may be nil.
 	Acting func(pid uint32)
+	// Changed, unless nil, is told which process changed what, after each
+	// request that did: by its number in the namespace of who mounted (0 is the
+	// kernel), and the path in the tree, as far as that can be told.
+	Changed func(pid uint32, path func() string)
 	// Logger takes what goes wrong in serving (default slog.Default()).
 	Logger *slog.Logger
 }
@@ -59,7 +63,8 @@ type Options struct {
 type Server struct {
 	raw    *rawFS
 	past   *pastFS            // nil without one
-	serves fuse.RawFileSystem // raw, or past
+	watch  *watchFS           // nil without [Options.Changed]
+	serves fuse.RawFileSystem // raw, or past or watch around it
 	fuse   *fuse.Server
 	done   chan struct{} // closed when serving has ended
 
@@ -102,6 +107,10 @@ func Serve(dev *os.File, src Source, o Options) (*Server, error) {
 	if o.Past != nil {
 		s.past = newPastFS(raw, o.Past)
 		s.serves = s.past
+	}
+	if o.Changed != nil {
+		s.watch = &watchFS{RawFileSystem: s.serves, raw: raw, changed: o.Changed}
+		s.serves = s.watch
 	}
 	mo := s.mountOptions(o)
 	s.prepareRings(mo)
@@ -203,6 +212,14 @@ func (s *Server) serve() {
 	}
 	s.raw.face.Detach()
 	close(s.done)
+}
+
+// Tell makes the next write of a process tell [Options.Changed] of itself,
+// though it goes on with what it wrote before.
+func (s *Server) Tell() {
+	if s.watch != nil {
+		s.watch.sealed()
+	}
 }
 
 // Wait returns when the mount is gone (unmounted everywhere, or aborted) and

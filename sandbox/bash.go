@@ -51,6 +51,10 @@ type BashRequest struct {
 	// does it tell the streams apart; else they are one, so that their order
 	// is kept, and Stream is Stdout.
 	OnOutput func(o Output) `json:"-"`
+	// OnStart is told, once it runs, what identifies the command's process tree
+	// for [snapshots.SealOptions.Calls]; a sandbox without such an identity does
+	// not call it. It must not wait.
+	OnStart func(tree string) `json:"-"`
 	// Separate keeps standard output and error apart in the result.
 	Separate bool `json:"separate,omitempty"`
 	// MaxOutput is how many bytes the result keeps, of each stream where they

@@ -174,7 +174,7 @@ func (l *Live) unsealed(c Cause) Snapshot {
 // recount adds to the history what a snapshot changed whose line was written in
 // haste.
 func (l *Live) recount(s *Snapshot) error {
-	l.count(s, s.Number)
+	l.count(s, s.Number, nil)
 	if s.Changed == Unknown {
 		return nil
 	}

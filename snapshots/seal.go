@@ -114,7 +114,7 @@ func (l *Live) seal(opt SealOptions) (Snapshot, error) {
 	}
 	snap := m.last()
 	snap.Processes = procs
-	l.count(&snap, sealed)
+	l.count(&snap, sealed, opt.By)
 	err = appendHistory(l.fs(), l.held.dir, historyLine{Snapshot: snap}, opt.Durable)
 	if err == nil && opt.Durable {
 		err = l.makeDurable(sealed)
@@ -259,8 +259,9 @@ func (c *Cause) bound() {
 	}
 }
 
-// count notes in s what layer n, the one sealed last, changed.
-func (l *Live) count(s *Snapshot, n overlay.LayerID) {
+// count notes in s what layer n, the one sealed last, changed, and, unless by is
+// nil, by whom.
+func (l *Live) count(s *Snapshot, n overlay.LayerID, by func(tree, path string) []string) {
 	s.Changed = 0
 	for _, t := range l.trees {
 		list, count, ok := t.Changes(n, MaxChanges-len(s.Changes))
@@ -270,7 +271,11 @@ func (l *Live) count(s *Snapshot, n overlay.LayerID) {
 		}
 		s.Changed += count
 		for _, c := range list {
-			s.Changes = append(s.Changes, Change{Tree: t.Name(), Path: Path(c.Path), Kind: c.Kind})
+			change := Change{Tree: t.Name(), Path: Path(c.Path), Kind: c.Kind}
+			if by != nil {
+				change.By = by(t.Name(), c.Path)
+			}
+			s.Changes = append(s.Changes, change)
 		}
 	}
 }

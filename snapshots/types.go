@@ -93,6 +93,9 @@ type Change struct {
 	Tree string             `json:"tree"`
 	Path Path               `json:"path"`
 	Kind overlay.ChangeKind `json:"kind"`
+	// By names the calls whose processes changed it, where that is known.
+	// Without it, it may be of any that the snapshot's cause names.
+	By []string `json:"by,omitempty"`
 }
 
 // MaxChanges is how many changes a snapshot lists; all are counted.
@@ -139,6 +142,13 @@ type SealOptions struct {
 	// Durable waits until the snapshot would survive a power cut. Without
 	// it a power cut may lose what was not synced, as for any file.
 	Durable bool `json:"durable,omitempty"`
+	// Calls are the names of the calls that ran since the last seal, by what
+	// identifies their process trees, and Self that of the one whose end is the
+	// cause: of what that one changed alone, nothing is noted.
+	Calls map[string]string `json:"calls,omitempty"`
+	Self  string            `json:"self,omitempty"`
+	// By, unless nil, tells [Change.By] of the layer that was just sealed.
+	By func(tree, path string) []string `json:"-"`
 }
 
 // Rollback says what [Live.Rollback] does.

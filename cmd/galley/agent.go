@@ -6,13 +6,14 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/galleyfs/galley/review"
 	"github.com/galleyfs/galley/sandbox"
-	"github.com/galleyfs/galley/sandbox/local"
+	"github.com/galleyfs/galley/sandbox/events"
 	"github.com/galleyfs/galley/sandbox/owner"
 	"github.com/galleyfs/galley/sandbox/tools"
 	"github.com/galleyfs/galley/snapshots"
@@ -24,12 +25,12 @@ func agentFlags() []cli.Flag {
 		&cli.StringFlag{Name: "base", Usage: "the project `DIR` (default: the nearest directory upwards that has a .git, else this one)"},
 		&cli.StringFlag{Name: "session", Aliases: []string{"s"}, Usage: "use the session `NAME`; with --new, give the new one this name"},
 		boolFlag("new", "start a new session, even if the project has one"),
-		maxSizeFlag(),
+		maxSizeFlag(), sandboxFlag(), secretFlag(),
 	}, sandboxFlags()...)
 }
 
 // agentOptions are those options.
-func agentOptions(c *cli.Context) (runOptions, error) {
+func agentOptions(e *env, c *cli.Context) (runOptions, error) {
 	o := runOptions{base: c.String("base"), session: c.String("session"), create: c.Bool("new")}
 	if o.base != "" && o.session != "" && !o.create {
 		return o, usagef(c, "--base chooses a project and --session a session; give one of them, or --new")
@@ -38,42 +39,38 @@ func agentOptions(c *cli.Context) (runOptions, error) {
 	if o.maxSize, err = maxSizeOf(c); err != nil {
 		return o, err
 	}
-	o.sandbox, err = sandboxOptionsOf(c)
-	return o, err
+	if o.sandbox, err = sandboxOptionsOf(c); err != nil {
+		return o, err
+	}
+	return o, o.sandbox.more(c, e)
 }
 
-// toolSet makes the tools over a local sandbox of a session, which the first
-// call starts.
+// toolSet makes the tools over a sandbox of a session, which the first call
+// starts.
 func (e *env) toolSet(sess *snapshots.Session, o sandboxOptions, client string) *tools.Set {
+	p := &place{e: e, sess: sess, opt: o, what: client}
 	return tools.New(tools.Options{
 		Client:  client,
-		History: &agentHistory{e, sess},
-		Events:  e.log,
-		Sandbox: func(ctx context.Context) (sandbox.Sandbox, error) {
-			opt := local.Options{
-				Session: sess, AllowSockets: o.sockets, AllowAbstractSockets: o.abstract, HostTmp: o.hostTmp,
-				Caches: o.caches, Owner: owner.Options{Log: e.log, What: client},
-			}
-			if home := e.getenv("HOME"); !o.noCaches && home != "" {
-				opt.Caches = append(opt.Caches, local.DefaultCaches(home)...)
-			}
-			return local.Open(ctx, opt)
-		},
+		History: &agentHistory{e, sess, p},
+		Events:  e.events(sess),
+		Secrets: o.secrets,
+		Sandbox: p.open,
 	})
 }
 
 // agentHistory is what of a session's history an agent may use. It holds no
 // way to commit.
 type agentHistory struct {
-	e    *env
-	sess *snapshots.Session
+	e     *env
+	sess  *snapshots.Session
+	place *place
 }
 
 var _ tools.History = (*agentHistory)(nil)
 
 // control runs fn with the session's owner, or under its lock.
 func (h *agentHistory) control(ctx context.Context, fn func(owner.Controller) error) error {
-	ctrl, err := owner.Control(ctx, h.sess)
+	ctrl, err := h.place.control(ctx)
 	if err != nil {
 		return err
 	}
@@ -84,19 +81,58 @@ func (h *agentHistory) control(ctx context.Context, fn func(owner.Controller) er
 	return err
 }
 
+// Before is [tools.History.Before].
+func (h *agentHistory) Before(ctx context.Context, c tools.Checkpoint) error {
+	_, err := h.seal(ctx, snapshots.SealOptions{Cause: causeOf(c, snapshots.CauseBefore)})
+	return err
+}
+
 // Checkpoint is [tools.History.Checkpoint].
-func (h *agentHistory) Checkpoint(ctx context.Context, c tools.Checkpoint) error {
-	return h.control(ctx, func(ctrl owner.Controller) error {
-		_, err := ctrl.Seal(ctx, snapshots.SealOptions{Cause: snapshots.Cause{
-			Kind: snapshots.CauseTool, Text: c.Tool, Args: c.Args, Start: c.Start, Duration: c.Duration, Exit: c.Exit,
-		}})
+func (h *agentHistory) Checkpoint(ctx context.Context, c tools.Checkpoint) (tools.Sealed, error) {
+	cause := causeOf(c, snapshots.CauseTool)
+	snap, err := h.seal(ctx, snapshots.SealOptions{Cause: cause, Calls: c.Calls, Self: c.Self})
+	if err != nil {
+		return tools.Sealed{}, err
+	}
+	return sealedOf(snap, cause), nil
+}
+
+func causeOf(c tools.Checkpoint, kind snapshots.CauseKind) snapshots.Cause {
+	return snapshots.Cause{Kind: kind, Text: c.Tool, Args: c.Args, Start: c.Start, Duration: c.Duration, Exit: c.Exit}
+}
+
+// sealedOf is what a seal of that cause made: nothing, where it found that
+// nothing had changed and answered with the snapshot before.
+func sealedOf(snap snapshots.Snapshot, cause snapshots.Cause) tools.Sealed {
+	if snap.Cause.Kind != cause.Kind || !snap.Cause.Start.Equal(cause.Start) {
+		return tools.Sealed{}
+	}
+	out := tools.Sealed{Number: int(snap.Number), Changed: snap.Changed}
+	for _, c := range snap.Changes {
+		tree := c.Tree
+		if tree == snapshots.Workspace {
+			tree = ""
+		}
+		out.Changes = append(out.Changes, events.Change{Tree: tree, Path: strings.ToValidUTF8(string(c.Path), "\ufffd"), Kind: string(c.Kind), By: c.By})
+	}
+	return out
+}
+
+func (h *agentHistory) seal(ctx context.Context, opt snapshots.SealOptions) (snap snapshots.Snapshot, err error) {
+	err = h.control(ctx, func(ctrl owner.Controller) error {
+		snap, err = ctrl.Seal(ctx, opt)
 		return err
 	})
+	return snap, err
 }
 
 // proof is the session's proof now, or the part of it that paths name.
 func (h *agentHistory) proof(ctx context.Context, paths []string, cause snapshots.Cause) (*proof, *review.ChangeSet, error) {
-	p, err := h.e.takeProof(ctx, h.sess, cause)
+	snap, err := h.seal(ctx, snapshots.SealOptions{Cause: cause})
+	if err != nil {
+		return nil, nil, fmt.Errorf("seal session %q: %w", h.sess.Name(), err)
+	}
+	p, err := openProof(ctx, h.sess, snap)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -80,7 +80,7 @@ func newApp(e *env) *cli.App {
 			sessionsCommand(e), attachCommand(e), duCommand(e), gcCommand(e),
 			exportCommand(e), importCommand(e), pushCommand(e), pullCommand(e),
 			mountCommand(e), unmountCommand(e), overlayCommand(e),
-			mcpCommand(e), toolCommand(e),
+			mcpCommand(e), toolCommand(e), serveCommand(e), eventsCommand(e),
 			doctorCommand(e), completionCommand(e), versionCommand(e), completeCommand(e),
 		},
 	}

@@ -45,7 +45,7 @@ Origin, if it has one, http://ADDRESS.`,
 			if err := noOperands(c); err != nil {
 				return err
 			}
-			o, err := agentOptions(c)
+			o, err := agentOptions(e, c)
 			if err != nil {
 				return err
 			}

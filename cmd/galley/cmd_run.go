@@ -38,6 +38,9 @@ type sandboxOptions struct {
 	hostTmp  bool
 	caches   []string
 	noCaches bool
+
+	virtual bool              // in the virtual sandbox, not the local one
+	secrets map[string]string // given to what runs, and struck from what is recorded
 }
 
 // sandboxFlags are the options that galley run and galley attach share.
@@ -84,8 +87,7 @@ func runCommand(e *env) *cli.Command {
 		&cli.StringSliceFlag{Name: "read-only", Usage: "refuse changes to what matches `GLOB`"},
 	}
 	flags = append(flags, sandboxFlags()...)
-	flags = append(flags,
-		maxSizeFlag(),
+	flags = append(flags, maxSizeFlag(), sandboxFlag(), secretFlag(),
 		boolFlag("commit-if-ok", "when the command exits with 0, commit all of the session's changes"),
 		boolFlag("discard", "afterwards, discard all of the session's changes"),
 		boolFlag("quiet", "do not say afterwards what changed", "q"),
@@ -103,6 +105,10 @@ The session is the one last used of the project, or a new one. Several commands 
 in one session at a time. Afterwards one line on standard error says what the session
 holds and what to type next.
 
+With --sandbox virtual the command is run by Galley's own bash, without any process of
+the host: see docs/virtual.md. --secret gives it a variable whose value is struck from
+the history, from events, and from output that does not go to a terminal.
+
 Globs are doublestar patterns (**, *, ?, [a-z], {a,b}), relative to the root of each
 tree. They hold for the file, whatever name or link leads to it, and stay with the
 session.`,
@@ -111,6 +117,8 @@ session.`,
 			{"galley run --new --session fix -- sh", "a shell in a new session called fix"},
 			{"galley run --hide '**/.env' --read-only '.git/**' -- agent", "keep secrets out of sight, and the history as it is"},
 			{"galley run --overlay ~/.config -- agent", "a second tree in the same session"},
+			{"galley run --secret TOKEN -- deploy --dry-run", "a secret that no record keeps"},
+			{"galley run --sandbox virtual -- sh script.sh", "a script, without any process of the host"},
 			{"galley run --commit-if-ok -- gofmt -w .", "for scripts"},
 		},
 		exits: [][2]string{
@@ -145,6 +153,9 @@ session.`,
 				return err
 			}
 			if o.sandbox, err = sandboxOptionsOf(c); err != nil {
+				return err
+			}
+			if err := o.sandbox.more(c, e); err != nil {
 				return err
 			}
 			return e.withStore(c.Context, func(ctx context.Context, st *snapshots.Store) error {

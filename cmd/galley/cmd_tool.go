@@ -53,7 +53,7 @@ standard input. galley tool --list prints the tools with their schemas.`,
 			if err != nil {
 				return err
 			}
-			o, err := agentOptions(c)
+			o, err := agentOptions(e, c)
 			if err != nil {
 				return err
 			}

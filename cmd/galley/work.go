@@ -13,25 +13,36 @@ import (
 	"github.com/galleyfs/galley/review/commit"
 	"github.com/galleyfs/galley/sandbox/local"
 	"github.com/galleyfs/galley/sandbox/owner"
+	"github.com/galleyfs/galley/sandbox/redact"
 	"github.com/galleyfs/galley/snapshots"
 )
 
 // work runs a command in a sandbox that shows the session's trees, seals when
 // it has ended, and says what the session holds.
 func (e *env) work(ctx context.Context, sess *snapshots.Session, o runOptions, command []string) error {
+	if o.sandbox.virtual {
+		return e.workVirtual(ctx, sess, o, command)
+	}
 	client, err := owner.Ensure(ctx, sess, owner.Options{Log: e.log})
 	if err != nil {
 		return withHint(&notStarted{fmt.Errorf("start the owner of session %q: %w", sess.Name(), err)}, "galley doctor explains what this machine lacks")
 	}
 	defer client.Close()
-	text := commandText(command)
+	return e.around(ctx, sess, client, o, command, func() (local.Result, error) {
+		return e.sandbox(ctx, sess, client, o.sandbox, command)
+	})
+}
+
+// around runs a command between two seals.
+func (e *env) around(ctx context.Context, sess *snapshots.Session, ctrl owner.Controller, o runOptions, command []string, run func() (local.Result, error)) error {
+	text := redact.New(o.sandbox.secrets).String(commandText(command))
 	// What others did since the last point is not the command's doing.
-	last, err := client.Seal(ctx, snapshots.SealOptions{Cause: snapshots.Cause{Kind: snapshots.CauseBefore, Text: text}})
+	last, err := ctrl.Seal(ctx, snapshots.SealOptions{Cause: snapshots.Cause{Kind: snapshots.CauseBefore, Text: text}})
 	if err != nil {
 		return fmt.Errorf("seal session %q: %w", sess.Name(), err)
 	}
 	cause := snapshots.Cause{Kind: snapshots.CauseCommand, Text: text, Start: time.Now()}
-	res, runErr := e.sandbox(ctx, sess, client, o.sandbox, command)
+	res, runErr := run()
 	if runErr != nil && res.Code != exitMissing && res.Code != exitCannot {
 		return withHint(&notStarted{runErr}, "galley doctor explains what this machine lacks")
 	}
@@ -39,7 +50,7 @@ func (e *env) work(ctx context.Context, sess *snapshots.Session, o runOptions, c
 	// What the command did is sealed and told also when the command, or the
 	// terminal around it, was told to end.
 	ctx = context.WithoutCancel(ctx)
-	if err := e.afterWork(ctx, sess, client, o, last.Number, res, cause); err != nil {
+	if err := e.afterWork(ctx, sess, ctrl, o, last.Number, res, cause); err != nil {
 		return err
 	}
 	if runErr != nil {
@@ -63,9 +74,14 @@ func (e *env) sandbox(ctx context.Context, sess *snapshots.Session, client *owne
 	if err != nil {
 		return local.Result{Code: exitFailed}, fmt.Errorf("find the current directory: %w", err)
 	}
+	out, err := e.struckOutput(o.secrets)
+	if err != nil {
+		return local.Result{Code: exitFailed}, err
+	}
+	defer out.close()
 	cfg := local.Config{
-		Command: command, Dir: e.workDir(sess, dir), Env: os.Environ(),
-		Stdin: e.stdin, Stdout: e.stdout, Stderr: e.stderr,
+		Command: command, Dir: e.workDir(sess, dir), Env: environ(os.Environ(), o.secrets),
+		Stdin: e.stdin, Stdout: out.stdout, Stderr: out.stderr,
 		AllowSockets: o.sockets, AllowAbstractSockets: o.abstract, HostTmp: o.hostTmp,
 		Caches: o.caches, Hide: []string{sess.Store().Home()},
 	}
@@ -73,7 +89,7 @@ func (e *env) sandbox(ctx context.Context, sess *snapshots.Session, client *owne
 		cfg.Caches = append(cfg.Caches, local.DefaultCaches(home)...)
 	}
 	for _, t := range sess.Trees() {
-		cfg.Views = append(cfg.Views, e.view(client, t, o, strings.Join(command, " ")))
+		cfg.Views = append(cfg.Views, e.view(client, t, o, redact.New(o.secrets).String(strings.Join(command, " "))))
 	}
 	// From here on signals are the command's: one that cancelled ctx would end
 	// it with SIGKILL, whatever it does about them.
@@ -118,11 +134,12 @@ func (e *env) view(client *owner.Client, t snapshots.TreeSpec, o sandboxOptions,
 
 // afterWork seals what the command did, commits or discards it if that was
 // asked for, and says what there is.
-func (e *env) afterWork(ctx context.Context, sess *snapshots.Session, client *owner.Client, o runOptions, before overlay.LayerID, res local.Result, cause snapshots.Cause) error {
-	snap, err := client.Seal(ctx, snapshots.SealOptions{Cause: cause})
+func (e *env) afterWork(ctx context.Context, sess *snapshots.Session, ctrl owner.Controller, o runOptions, before overlay.LayerID, res local.Result, cause snapshots.Cause) error {
+	snap, err := ctrl.Seal(ctx, snapshots.SealOptions{Cause: cause})
 	if err != nil {
 		return withHint(fmt.Errorf("seal session %q: %w", sess.Name(), err), "the changes are in the session; galley status")
 	}
+	e.recordCommand(sess, snap, cause)
 	if o.quiet && !o.commit && !o.discard {
 		return nil
 	}
@@ -137,7 +154,7 @@ func (e *env) afterWork(ctx context.Context, sess *snapshots.Session, client *ow
 		e.say(o, "galley: nothing changed in session %s\n", safeLine(sess.Name()))
 		return nil
 	case o.discard:
-		return e.discardAfter(ctx, client, p)
+		return e.discardAfter(ctx, ctrl, p)
 	case o.commit && res.Code == 0:
 		return e.commitAfter(ctx, p, o)
 	case snap.Number == before:
@@ -157,8 +174,8 @@ func (e *env) say(o runOptions, format string, args ...any) {
 	}
 }
 
-func (e *env) discardAfter(ctx context.Context, client *owner.Client, p *proof) error {
-	t, err := client.Discard(ctx, snapshots.Discard{})
+func (e *env) discardAfter(ctx context.Context, ctrl owner.Controller, p *proof) error {
+	t, err := ctrl.Discard(ctx, snapshots.Discard{})
 	if err != nil {
 		return fmt.Errorf("discard changes of session %q: %w", p.session.Name(), err)
 	}

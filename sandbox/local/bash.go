@@ -267,6 +267,9 @@ func (c *running) follow() {
 			c.mu.Unlock()
 			c.reading.Go(func() { c.read(f, 0) })
 		case kindStarted:
+			if c.req.OnStart != nil && m.text != "" {
+				c.req.OnStart(m.text)
+			}
 			if c.req.Stdin != nil {
 				go c.feed()
 			}

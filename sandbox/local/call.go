@@ -229,7 +229,7 @@ func (c *call) start() error {
 		_ = unix.Close(fd)
 	}
 	go c.serve()
-	return c.channel.send(message{kind: kindStarted, n: int32(r.pid)}, -1)
+	return c.channel.send(message{kind: kindStarted, n: int32(r.pid), text: ownTree()}, -1)
 }
 
 // openTerminal makes the call's terminal, sends its master to the owner and

@@ -55,17 +55,20 @@ type Sandbox struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 
-	mu      sync.Mutex
-	closed  bool
-	last    int32                    // number of the latest call or view
-	calls   map[int32]chan message   // who waits for kindGone
-	mounts  map[int32]*pendingView   // mounts that are being made
-	placed  map[string]bool          // paths of mounts
-	started map[string]*background   // background processes by id
-	order   []string                 // their ids, the oldest first
-	failure error                    // of the supervisor
-	views   map[int32]func(*os.File) // who serves a view that is being made
-	ready   chan error               // how the start went
+	mu        sync.Mutex
+	closed    bool
+	last      int32                    // number of the latest call or view
+	calls     map[int32]chan message   // who waits for kindGone
+	mounts    map[int32]*pendingView   // mounts that are being made
+	placed    map[string]bool          // paths of mounts
+	started   map[string]*background   // background processes by id
+	order     []string                 // their ids, the oldest first
+	failure   error                    // of the supervisor
+	proc      *os.File                 // the supervisor's /proc
+	tree      string                   // identifies its pid namespace, and so the process that works on files
+	unwatched []int                    // mounts that the owner serves, to be watched once proc is there
+	views     map[int32]func(*os.File) // who serves a view that is being made
+	ready     chan error               // how the start went
 
 	closeChannel sync.Once
 }
@@ -204,6 +207,8 @@ func (s *Sandbox) receive() {
 				continue
 			}
 			go serve(dev)
+		case kindProc:
+			s.watchAll(os.NewFile(uintptr(fd), "/proc"), m.text)
 		case kindStarted:
 			s.ready <- nil
 		case kindFailed:
@@ -250,10 +255,46 @@ func (s *Sandbox) why(err error) error {
 // serveFUSE hands a view's descriptor to the session's owner.
 func (s *Sandbox) serveFUSE(dev *os.File, f owner.FUSE) error {
 	defer dev.Close()
-	if _, err := s.owner.ServeFUSE(s.ctx, f, int(dev.Fd())); err != nil {
+	m, err := s.owner.ServeFUSE(s.ctx, f, int(dev.Fd()))
+	if err != nil {
 		return fmt.Errorf("serve %s: %w", f.Mountpoint, err)
 	}
+	s.mu.Lock()
+	proc := s.proc
+	if proc == nil {
+		s.unwatched = append(s.unwatched, m.ID)
+	}
+	s.mu.Unlock()
+	if proc != nil {
+		s.watch(m.ID, proc)
+	}
 	return nil
+}
+
+// watchAll has the owner tell the sandbox's calls apart, by the /proc in which
+// they are found.
+func (s *Sandbox) watchAll(proc *os.File, tree string) {
+	s.mu.Lock()
+	s.proc, s.tree = proc, tree
+	mounts := s.unwatched
+	s.unwatched = nil
+	s.mu.Unlock()
+	for _, id := range mounts {
+		go s.watch(id, proc)
+	}
+}
+
+// watch is of no consequence where it fails: whose a change is stays unknown.
+func (s *Sandbox) watch(mount int, proc *os.File) {
+	_ = s.owner.Watch(s.ctx, mount, int(proc.Fd()))
+}
+
+// FilesTree identifies the process that works on files, as
+// [sandbox.BashRequest.OnStart] does a command.
+func (s *Sandbox) FilesTree() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tree
 }
 
 // served tells the supervisor that a view is served, or ends the sandbox that
@@ -309,7 +350,13 @@ func (s *Sandbox) Close() error {
 			s.channel.close()
 		}
 	})
-	return s.owner.Close()
+	err := s.owner.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.proc != nil {
+		_ = s.proc.Close()
+	}
+	return err
 }
 
 // open reports, as an error, whether the sandbox was closed.

@@ -69,6 +69,9 @@ func (s *supervisor) main() int {
 	if err == nil {
 		err = s.build()
 	}
+	if err == nil && s.setup.Agent {
+		err = s.sendProc()
+	}
 	if err == nil {
 		err = s.start()
 	}
@@ -168,6 +171,26 @@ func (s *supervisor) build() error {
 		return err
 	}
 	return b.enter()
+}
+
+// sendProc lets the caller see which process of the sandbox is which.
+func (s *supervisor) sendProc() error {
+	fd, err := unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open the sandbox's /proc: %w", err)
+	}
+	defer unix.Close(fd)
+	return s.channel.send(message{kind: kindProc, text: ownTree()}, fd)
+}
+
+// ownTree identifies the pid namespace of this process, as whoever looks at one
+// of its processes through a /proc sees it.
+func ownTree() string {
+	id, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return ""
+	}
+	return id
 }
 
 // mountView makes the mount of view i, which stands nowhere yet, and sends its

@@ -60,6 +60,9 @@ const (
 	// kindFile (caller, to a call) carries the next of the call's descriptors:
 	// its set-up, standard input, output and error.
 	kindFile
+	// kindProc (supervisor) carries its /proc; text is what identifies its pid
+	// namespace.
+	kindProc
 	// kindTerminal (call) carries the master of the call's terminal.
 	kindTerminal
 )

@@ -200,6 +200,13 @@ func (c *Client) ServeFUSE(ctx context.Context, m FUSE, fd int) (Mount, error) {
 	return out, c.call(ctx, opFUSE, m, fd, &out)
 }
 
+// Watch has the owner note which process tree changes what through a mount that
+// it serves, for the names of [snapshots.SealOptions.Calls]. proc is a /proc of the
+// namespace that the mount was made in; the caller keeps it.
+func (c *Client) Watch(ctx context.Context, mount, proc int) error {
+	return c.call(ctx, opWatch, watchBody{Mount: mount}, proc, nil)
+}
+
 // Status asks how the owner is.
 func (c *Client) Status(ctx context.Context) (Status, error) {
 	var s Status

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/galleyfs/galley/fs"
@@ -22,6 +23,8 @@ type served struct {
 	server *fs.Server
 	// gone is closed when the mount is no longer served.
 	gone chan struct{}
+	// proc is where its processes are found, nil where nobody asked for that.
+	proc atomic.Pointer[os.File]
 }
 
 // fuse begins to serve the connection of the /dev/fuse descriptor fd, which it
@@ -62,6 +65,7 @@ func (s *server) fuse(p *peer, r request, fd int) (Mount, error) {
 	opt := fs.Options{Writeback: want.Writeback, Logger: s.log}
 	if want.Snapshot == 0 {
 		opt.Past = past{s.sess, s.live.Tree(want.Tree)}
+		opt.Changed = func(pid uint32, path func() string) { s.changed.note(m, pid, path) }
 	}
 	if want.Snapshot == 0 && want.Host == "" {
 		who := &acting{live: s.live}
@@ -81,6 +85,9 @@ func (s *server) fuse(p *peer, r request, fd int) (Mount, error) {
 	go func() {
 		m.server.Wait()
 		release()
+		if f := m.proc.Swap(nil); f != nil {
+			_ = f.Close()
+		}
 		s.log.Info("no longer served", "mount", m.ID)
 		s.unserve(m)
 	}()

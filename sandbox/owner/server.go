@@ -36,6 +36,11 @@ type server struct {
 
 	seals   atomic.Int64
 	tidying sync.WaitGroup // in the background; waited for before the session is closed
+	// hosted: the process works on the session itself, and ends when it is
+	// done with that.
+	hosted bool
+
+	changed changes // who changed what since the last seal
 
 	mu      sync.Mutex
 	clients map[*peer]struct{}
@@ -209,8 +214,11 @@ func (s *server) answer(p *peer, r request, fd int) {
 
 // do works on one request; it takes fd over.
 func (s *server) do(p *peer, r request, fd int) (any, error) {
-	if r.Op == opFUSE {
+	switch r.Op {
+	case opFUSE:
 		return s.fuse(p, r, fd)
+	case opWatch:
+		return struct{}{}, s.watch(r, fd)
 	}
 	closeFD(fd)
 	switch r.Op {
@@ -221,7 +229,7 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		snap, err := s.live.Seal(p.ctx, opt)
+		snap, err := s.seal(p.ctx, opt)
 		if s.seals.Add(1)%tidyEvery == 0 {
 			s.tidying.Go(s.tidy)
 		}
@@ -316,7 +324,7 @@ func (s *server) shown() []overlay.LayerID {
 //
 // Preconditions: mu is held.
 func (s *server) checkIdle() {
-	if s.users() == 0 && len(s.mounts) == 0 {
+	if s.users() == 0 && len(s.mounts) == 0 && !s.hosted {
 		s.finish()
 	}
 }
@@ -348,7 +356,11 @@ func (s *server) finish() {
 func (s *server) stop(p *peer, force bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if others := s.users() - 1; !force && (others > 0 || len(s.mounts) > 0) {
+	others := s.users() - 1
+	if s.hosted {
+		others++
+	}
+	if !force && (others > 0 || len(s.mounts) > 0) {
 		return fmt.Errorf("session %s: %w: %d other users, %d mounts", s.sess.Name(), snapshots.ErrBusy, others, len(s.mounts))
 	}
 	s.finish()

@@ -26,7 +26,7 @@ import (
 // the number tells which response belongs to which.
 
 // protocol is raised by every change that the other side would misunderstand.
-const protocol = 3
+const protocol = 4
 
 // maxFrame bounds a frame, in bytes. The largest are lists of committed paths:
 // this is room for some 500,000 of them.
@@ -47,6 +47,7 @@ const (
 	opAddTree   op = "add-tree"
 	opReplacing op = "replacing"
 	opPrune     op = "prune"
+	opWatch     op = "watch" // with a descriptor
 	opWait      op = "wait-unmount"
 	opAbort     op = "abort"
 	opStop      op = "stop"
@@ -78,6 +79,10 @@ type helloAnswer struct {
 
 type mountBody struct {
 	ID int `json:"id"`
+}
+
+type watchBody struct {
+	Mount int `json:"mount"`
 }
 
 type stopBody struct {

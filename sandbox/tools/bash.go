@@ -58,10 +58,10 @@ func callBash(ctx context.Context, s *Set, args json.RawMessage, progress Progre
 	case in.Timeout < 0 || time.Duration(in.Timeout) > sandbox.MaxTimeout/time.Second:
 		return Result{}, sandbox.Errorf(sandbox.Invalid, "bash", "", "the timeout is %d; expected 1 to %d seconds", in.Timeout, sandbox.MaxTimeout/time.Second)
 	}
-	req := sandbox.BashRequest{Command: in.Command, Dir: in.Cwd, Timeout: time.Duration(in.Timeout) * time.Second, Env: s.opt.Secrets}
+	req := sandbox.BashRequest{Command: in.Command, Dir: in.Cwd, Timeout: time.Duration(in.Timeout) * time.Second}
 	if in.Background {
 		req.OpenStdin = true
-		p, err := sb.Start(ctx, req)
+		p, err := s.startProcess(ctx, sb, req)
 		if err != nil {
 			return Result{}, err
 		}
@@ -77,22 +77,26 @@ func callBash(ctx context.Context, s *Set, args json.RawMessage, progress Progre
 func (s *Set) runCommand(ctx context.Context, sb sandbox.Sandbox, req sandbox.BashRequest, progress Progress) (Result, error) {
 	all := keep.New(maxStored)
 	told := time.Now()
-	req.OnOutput = func(o sandbox.Output) {
-		_, _ = all.Write(o.Data)
+	out := s.redactor.Stream(func(b []byte) {
+		_, _ = all.Write(b)
 		if time.Since(told) > time.Second {
 			told = time.Now()
-			progress(s.redact(lastLine(o.Data)))
+			progress(lastLine(b))
 		}
-	}
+	})
+	req.OnOutput = func(o sandbox.Output) { _, _ = out.Write(o.Data) }
+	req.Env = s.environ(nil)
+	follow(ctx, &req)
 	r, err := sb.Bash(ctx, req)
+	out.Close()
 	switch sandbox.CodeOf(err) {
 	case "", sandbox.Timeout, sandbox.Canceled:
 	default:
 		return Result{}, err
 	}
-	out := &bashOutput{ExitCode: r.ExitCode, Signal: r.Signal, TimedOut: sandbox.CodeOf(err) == sandbox.Timeout}
-	out.Output, out.Truncated, out.File = s.digest(ctx, sb, all)
-	text := out.Output
+	data := &bashOutput{ExitCode: r.ExitCode, Signal: r.Signal, TimedOut: sandbox.CodeOf(err) == sandbox.Timeout}
+	data.Output, data.Truncated, data.File = s.digest(ctx, sb, all)
+	text := data.Output
 	add := func(line string) {
 		if text != "" && !strings.HasSuffix(text, "\n") {
 			text += "\n"
@@ -100,21 +104,21 @@ func (s *Set) runCommand(ctx context.Context, sb sandbox.Sandbox, req sandbox.Ba
 		text += line
 	}
 	switch {
-	case out.TimedOut:
+	case data.TimedOut:
 		timeout := req.Timeout
 		if timeout == 0 {
 			timeout = sandbox.BashTimeout
 		}
 		add(fmt.Sprintf("Command timed out after %d seconds", int(timeout.Seconds())))
-		return Result{Text: text, Data: out, Failed: true, Code: sandbox.Timeout}, nil
+		return Result{Text: text, Data: data, Failed: true, Code: sandbox.Timeout}, nil
 	case err != nil:
-		return Result{Text: text, Data: out}, err
+		return Result{Text: text, Data: data}, err
 	case r.ExitCode != 0:
 		add(fmt.Sprintf("(exit code: %d)", r.ExitCode))
 	case text == "":
 		text = "(no output)"
 	}
-	return Result{Text: text, Data: out}, nil
+	return Result{Text: text, Data: data}, nil
 }
 
 func lastLine(b []byte) string {
@@ -123,10 +127,9 @@ func lastLine(b []byte) string {
 }
 
 // digest is the output as a model is shown it: all of it, or its head and its
-// tail, with the whole in a file.
+// tail, with the whole in a file. Secrets have been struck from it.
 func (s *Set) digest(ctx context.Context, sb sandbox.Sandbox, kept *keep.Buffer) (text string, cut bool, file string) {
 	all, dropped, _ := kept.Take()
-	all = []byte(s.redact(string(all)))
 	if dropped == 0 && len(all) <= maxBytes && bytes.Count(all, []byte{'\n'}) <= maxLines {
 		return strings.ToValidUTF8(string(all), "\ufffd"), false, ""
 	}
@@ -188,7 +191,7 @@ const maxWait = time.Minute
 
 // talk does to a background process what was asked, and polls it.
 func (s *Set) talk(ctx context.Context, sb sandbox.Sandbox, in bashInput) (Result, error) {
-	p, err := sb.Process(in.Process)
+	p, err := s.Process(ctx, in.Process)
 	if err != nil {
 		return Result{}, err
 	}
@@ -198,7 +201,7 @@ func (s *Set) talk(ctx context.Context, sb sandbox.Sandbox, in bashInput) (Resul
 		}
 	}
 	if in.Signal != "" {
-		if err := signal(p, in.Signal); err != nil {
+		if err := Signal(p, in.Signal); err != nil {
 			return Result{}, err
 		}
 	}
@@ -222,7 +225,9 @@ func (s *Set) talk(ctx context.Context, sb sandbox.Sandbox, in bashInput) (Resul
 	return Result{Text: text, Data: out}, nil
 }
 
-func signal(p sandbox.Process, name string) error {
+// Signal sends a background process a signal by its name, such as INT; KILL ends
+// all that it started.
+func Signal(p sandbox.Process, name string) error {
 	name = strings.ToUpper(name)
 	if !strings.HasPrefix(name, "SIG") {
 		name = "SIG" + name

@@ -39,12 +39,12 @@ func callDiff(ctx context.Context, s *Set, args json.RawMessage, _ Progress) (Re
 	if err != nil {
 		return Result{}, err
 	}
-	d = clipLines(strings.ToValidUTF8(d, "\ufffd"))
+	d = clipLines(s.redactor.String(strings.ToValidUTF8(d, "\ufffd")))
 	text := d
 	if text == "" {
 		text = "(nothing changed)"
 	}
-	return Result{Text: text, Data: &diffOutput{s.redact(d)}}, nil
+	return Result{Text: text, Data: &diffOutput{d}}, nil
 }
 
 type logInput struct {

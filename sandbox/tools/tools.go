@@ -6,8 +6,9 @@
 //
 // A call takes JSON and gives text for the model, images, and the same as
 // data. Every call that may have changed something ends with a checkpoint in
-// the session's history that names it. Where such calls overlap, the
-// checkpoint names all that ran, because whose a change was is then unknown.
+// the session's history that names it, and every call is an event. Where calls
+// overlap, the checkpoint names all that ran, and the event says of each change
+// whose it was, where that is known.
 package tools
 
 import (
@@ -20,14 +21,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/jsonschema-go/jsonschema"
 
 	"github.com/galleyfs/galley/sandbox"
+	"github.com/galleyfs/galley/sandbox/events"
+	"github.com/galleyfs/galley/sandbox/redact"
 )
 
 // Tool describes one tool.
@@ -70,8 +75,11 @@ type Progress func(message string)
 
 // History is the session's, as far as an agent may use it.
 type History interface {
+	// Before seals what was changed outside of calls before the first of
+	// those that c names began.
+	Before(ctx context.Context, c Checkpoint) error
 	// Checkpoint seals what a call changed.
-	Checkpoint(ctx context.Context, c Checkpoint) error
+	Checkpoint(ctx context.Context, c Checkpoint) (Sealed, error)
 	// Diff describes the session's changes; with paths, only those.
 	Diff(ctx context.Context, paths []string, summary bool) (string, error)
 	// Log lists the latest points of the history.
@@ -93,6 +101,19 @@ type Checkpoint struct {
 	Start    time.Time
 	Duration time.Duration
 	Exit     *int
+	// Calls are the calls that run, by what identifies their process trees,
+	// where they have such, and Self is the one that ends.
+	Calls map[string]string
+	Self  string
+}
+
+// Sealed is what a checkpoint holds.
+type Sealed struct {
+	// Number is the point's, 0 where nothing had changed since the one before.
+	Number int
+	// Changed is how many paths changed, and Changes are the first of them.
+	Changed int
+	Changes []events.Change
 }
 
 // Point is a point of the history.
@@ -124,9 +145,10 @@ type Options struct {
 	// Client tells one user of a sandbox from another, for stale edits.
 	Client string
 	// Secrets are given to every command as variables, and struck from
-	// everything that the tools return: values of four bytes or more.
+	// everything that the tools return or record; see package redact.
 	Secrets map[string]string
-	// Events gets one record for each call; nil discards them.
+	// Events gets one record for each call, mount and denial, as package events
+	// names them; nil discards them.
 	Events *slog.Logger
 }
 
@@ -151,13 +173,17 @@ type Set struct {
 	opt Options
 	id  string // tells the files of stored output from another set's
 
-	start  sync.Mutex // one start at a time
+	start    sync.Mutex // one start at a time
+	redactor *redact.Redactor
+	ends     sync.WaitGroup // of background processes, whose checkpoints come later
+
 	mu     sync.Mutex
 	sb     sandbox.Sandbox
 	closed bool
-	busy   map[int]string // changing calls under way
-	last   int            // number of the latest
-	output int            // number of the latest stored output
+	busy   map[int]*call // changing calls under way, by number
+	last   int           // number of the latest call
+	output int           // number of the latest stored output
+	procs  map[string]*process
 }
 
 // New makes the tools.
@@ -170,7 +196,7 @@ func New(o Options) *Set {
 	}
 	var id [4]byte
 	_, _ = rand.Read(id[:])
-	return &Set{opt: o, id: hex.EncodeToString(id[:]), busy: map[int]string{}}
+	return &Set{opt: o, id: hex.EncodeToString(id[:]), redactor: redact.New(o.Secrets), busy: map[int]*call{}, procs: map[string]*process{}}
 }
 
 // sandbox starts the sandbox where that has not been done.
@@ -193,6 +219,13 @@ func (s *Set) sandbox(ctx context.Context) (sandbox.Sandbox, error) {
 	s.mu.Lock()
 	s.sb = sb
 	s.mu.Unlock()
+	s.opt.Events.Info(events.Start, "client", s.opt.Client, "sandbox", sb.Info())
+	if s.opt.History != nil {
+		err := s.opt.History.Before(context.WithoutCancel(ctx), Checkpoint{Tool: s.opt.Client, Start: time.Now()})
+		if err != nil {
+			s.opt.Events.Error("checkpoint", "error", s.redactor.String(err.Error()))
+		}
+	}
 	return sb, nil
 }
 
@@ -201,12 +234,20 @@ func (s *Set) Close() error {
 	s.start.Lock()
 	defer s.start.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.closed = true
-	if s.sb == nil {
+	sb, procs := s.sb, slices.Collect(maps.Values(s.procs))
+	s.mu.Unlock()
+	if sb == nil {
 		return nil
 	}
-	return s.sb.Close()
+	// What runs in the background ends first, so that its checkpoint is made.
+	for _, p := range procs {
+		_ = p.Kill()
+	}
+	s.ends.Wait()
+	err := sb.Close()
+	s.opt.Events.Info(events.End, "client", s.opt.Client)
+	return err
 }
 
 // Tools lists the tools, in a fixed order.
@@ -236,8 +277,8 @@ func (s *Set) Call(ctx context.Context, name string, args json.RawMessage, progr
 	if progress == nil {
 		progress = func(string) {}
 	}
-	began := time.Now()
-	r, err := s.guarded(ctx, t, args, progress)
+	c := s.begin(ctx, t.Name, args, !t.ReadOnly && t.Name != "Snapshot" && t.Name != "Rollback")
+	r, err := t.call(withCall(ctx, c), s, args, progress)
 	if err != nil {
 		r.Failed, r.Code = true, sandbox.CodeOf(err)
 		text := messageOf(err)
@@ -246,85 +287,14 @@ func (s *Set) Call(ctx context.Context, name string, args json.RawMessage, progr
 		}
 		r.Text = text
 	}
-	r.Text = s.redact(r.Text)
-	s.event(ctx, t, args, r, time.Since(began))
-	return r, nil
-}
-
-// guarded makes a call and, where it may have changed something, the
-// checkpoint.
-func (s *Set) guarded(ctx context.Context, t Tool, args json.RawMessage, progress Progress) (Result, error) {
-	if t.ReadOnly || t.Name == "Snapshot" || t.Name == "Rollback" {
-		return t.call(ctx, s, args, progress)
-	}
-	began := time.Now()
-	n := s.begin(t.Name)
-	r, err := t.call(ctx, s, args, progress)
-	names := s.end(n)
-	if s.opt.History == nil || sandbox.CodeOf(err) == sandbox.Invalid {
-		return r, err
-	}
-	c := Checkpoint{Tool: names, Args: args, Start: began, Duration: time.Since(began)}
+	r.Text = s.redactor.String(r.Text)
+	r.Data = s.redactor.Value(r.Data)
+	o := outcome{text: r.Text, failed: r.Failed, code: r.Code}
 	if b, ok := r.Data.(*bashOutput); ok && b != nil && !b.Running {
-		c.Exit = &b.ExitCode
+		o.exit = &b.ExitCode
 	}
-	if cerr := s.opt.History.Checkpoint(context.WithoutCancel(ctx), c); cerr != nil && !errors.Is(err, sandbox.Closed) {
-		s.opt.Events.Error("checkpoint", "tool", t.Name, "error", cerr)
-	}
-	return r, err
-}
-
-// begin notes a changing call.
-func (s *Set) begin(name string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.last++
-	s.busy[s.last] = name
-	return s.last
-}
-
-// end notes its end, and names it with all that still run.
-func (s *Set) end(n int) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	name := s.busy[n]
-	delete(s.busy, n)
-	others := make([]string, 0, len(s.busy))
-	for _, o := range s.busy {
-		others = append(others, o)
-	}
-	if len(others) == 0 {
-		return name
-	}
-	slices.Sort(others)
-	return name + " (at the same time: " + strings.Join(others, ", ") + ")"
-}
-
-// event records a call.
-func (s *Set) event(ctx context.Context, t Tool, args json.RawMessage, r Result, took time.Duration) {
-	s.opt.Events.LogAttrs(ctx, slog.LevelInfo, "tool",
-		slog.String("tool", t.Name), slog.String("client", s.client(ctx)), slog.String("args", s.redact(clip(string(args), maxEvent))),
-		slog.Bool("failed", r.Failed), slog.String("code", string(r.Code)), slog.String("result", clip(r.Text, maxEvent)), slog.Duration("took", took))
-}
-
-// maxEvent is how much of arguments and results an event has.
-const maxEvent = 2048
-
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	return strings.ToValidUTF8(s[:n], "") + "…"
-}
-
-// redact strikes secrets.
-func (s *Set) redact(text string) string {
-	for name, value := range s.opt.Secrets {
-		if len(value) >= 4 {
-			text = strings.ReplaceAll(text, value, "[REDACTED:"+name+"]")
-		}
-	}
-	return text
+	c.end(ctx, o)
+	return r, nil
 }
 
 // messageOf is an error for the model.
@@ -348,6 +318,9 @@ func decode[T any](tool string, args json.RawMessage) (T, error) {
 	if len(args) > maxArgs {
 		return in, sandbox.Errorf(sandbox.TooLarge, tool, "", "the arguments have %d bytes; up to %d are possible", len(args), maxArgs)
 	}
+	if err := CheckText(tool, args); err != nil {
+		return in, err
+	}
 	if len(bytes.TrimSpace(args)) == 0 {
 		args = json.RawMessage("{}")
 	}
@@ -363,6 +336,24 @@ func decode[T any](tool string, args json.RawMessage) (T, error) {
 	e := sandbox.Errorf(sandbox.Invalid, tool, "", "the arguments of %s: %s; expected %s", tool, strings.TrimPrefix(err.Error(), "json: "), fieldsOf(tool))
 	e.Offset = int(dec.InputOffset())
 	return in, e
+}
+
+// CheckText refuses a JSON text that is not UTF-8, of which a decoder would make
+// another one: a path would not be the path that was meant.
+func CheckText(op string, text []byte) error {
+	if utf8.Valid(text) {
+		return nil
+	}
+	for i := 0; i < len(text); {
+		r, n := utf8.DecodeRune(text[i:])
+		if r == utf8.RuneError && n == 1 {
+			e := sandbox.Errorf(sandbox.Invalid, op, "", "what was sent is not UTF-8: byte 0x%02x at offset %d", text[i], i)
+			e.Offset = i
+			return e
+		}
+		i += n
+	}
+	return nil
 }
 
 // fieldsOf lists a tool's arguments for a message.

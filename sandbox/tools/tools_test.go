@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/galleyfs/galley/sandbox"
+	"github.com/galleyfs/galley/sandbox/events"
 	"github.com/galleyfs/galley/sandbox/local"
 	"github.com/galleyfs/galley/sandbox/owner"
 	"github.com/galleyfs/galley/sandbox/tools"
@@ -46,12 +47,20 @@ func TestMain(m *testing.M) {
 type history struct {
 	mu     sync.Mutex
 	points []tools.Checkpoint
+	before []tools.Checkpoint
 }
 
-func (h *history) Checkpoint(_ context.Context, c tools.Checkpoint) error {
+func (h *history) Checkpoint(_ context.Context, c tools.Checkpoint) (tools.Sealed, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.points = append(h.points, c)
+	return tools.Sealed{Number: len(h.points), Changed: 1, Changes: []events.Change{{Path: "x", Kind: "modified"}}}, nil
+}
+
+func (h *history) Before(_ context.Context, c tools.Checkpoint) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.before = append(h.before, c)
 	return nil
 }
 func (h *history) Diff(context.Context, []string, bool) (string, error)  { return "", nil }

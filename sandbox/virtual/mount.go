@@ -59,7 +59,7 @@ func (s *Sandbox) mount(ctx context.Context, r sandbox.MountRequest) (sandbox.Mo
 	if err != nil {
 		return out, plainErr(err)
 	}
-	face, name, err := s.mountTree(ctx, r)
+	face, name, err := s.mountTree(ctx, r, real)
 	if err != nil {
 		return out, err
 	}
@@ -101,12 +101,12 @@ func beneath(p, dir string) bool {
 	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
 
-// mountTree opens the tree of a mount.
+// mountTree opens the tree of a mount at the resolved path at.
 //
 // Preconditions: mu is held.
-func (s *Sandbox) mountTree(ctx context.Context, r sandbox.MountRequest) (*overlay.Face, string, error) {
+func (s *Sandbox) mountTree(ctx context.Context, r sandbox.MountRequest, at string) (*overlay.Face, string, error) {
 	if r.Write && s.cfg.NewTree != nil {
-		t, name, err := s.cfg.NewTree(ctx, r.Host)
+		t, name, err := s.cfg.NewTree(ctx, r.Host, at)
 		if err != nil {
 			return nil, "", err
 		}

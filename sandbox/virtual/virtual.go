@@ -48,10 +48,10 @@ type Config struct {
 	// keeps: the root, /tmp, and the changes of copy-on-write mounts that
 	// NewTree did not take. "" is a temporary directory, removed at Close.
 	Scratch string
-	// NewTree makes a tree of the session over a host directory, for a mount
-	// that takes changes; nil keeps such changes in Scratch, and they are gone
-	// with the sandbox. The sandbox does not close the tree.
-	NewTree func(ctx context.Context, host string) (tree *overlay.Tree, name string, err error)
+	// NewTree makes a tree of the session over a host directory, for a mount at
+	// the path at that takes changes; nil keeps such changes in Scratch, and
+	// they are gone with the sandbox. The sandbox does not close the tree.
+	NewTree func(ctx context.Context, host, at string) (tree *overlay.Tree, name string, err error)
 	// Forbidden are directories of the host that no mount may show or lie in,
 	// such as Galley's own state.
 	Forbidden []string
