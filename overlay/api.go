@@ -1,6 +1,8 @@
 package overlay
 
 import (
+	"math"
+
 	"github.com/galleyfs/galley/overlay/hostfs"
 )
 
@@ -21,9 +23,22 @@ const Replaced LayerID = -1 << 30
 // sealed ones. They lie between those of replaced files and all others.
 const Merged LayerID = -1
 
+// Image is the number of the lowest layer of an image, on which a tree without
+// a base stands; the one above it has the next number, and so on up to
+// [MaxImageLayers] of them. To a view they are what it is based on:
+// [Face.Delta] reports only what lies above.
+const Image LayerID = math.MinInt32 + 1
+
+// MaxImageLayers is how many layers an image can have.
+const MaxImageLayers = 1 << 12
+
 // holds reports whether layer l is in the directory, or in one before it.
 func (d *LayerDir) holds(l LayerID) bool {
 	switch {
+	case d.Only != 0:
+		return l == d.Only
+	case l.image():
+		return false
 	case l > 0:
 		return l <= d.UpTo
 	case l.replaced():
@@ -33,7 +48,10 @@ func (d *LayerDir) holds(l LayerID) bool {
 }
 
 // replaced reports whether the layer is a part of what was the base.
-func (l LayerID) replaced() bool { return l <= Replaced }
+func (l LayerID) replaced() bool { return l <= Replaced && !l.image() }
+
+// image reports whether the layer is one of an image's.
+func (l LayerID) image() bool { return l < Image+MaxImageLayers }
 
 // Stack is which layers a view is made of, as the record of a session keeps
 // it: the sealed layers from the lowest to the highest as closed ranges, and
@@ -88,11 +106,16 @@ type Config struct {
 	// LayerTrees are the trees of layers that lie elsewhere than in StateDir,
 	// as directory descriptors, which the tree takes over: see [OpenDirs].
 	LayerTrees map[LayerID]int
+	// KeepOwners has the record keep what this process cannot give to a file:
+	// owners, device numbers, extended attributes but for those in "user.", and
+	// modes that would keep its own user out. It has no effect where the process
+	// can give files to anybody.
+	KeepOwners bool
 	// UserXattr marks layers in "user.overlay." also where "trusted.overlay."
 	// could be used.
 	UserXattr bool
 	// LayerDirs are directories of layers that other sessions have in common
-	// with this tree, in ascending order of UpTo.
+	// with this tree, in ascending order of UpTo, and those of an image's layers.
 	LayerDirs []LayerDir
 	// FirstIno is the lowest inode number that a new node may get: one above
 	// all that layers outside the stack may have used. 0 is no bound.
@@ -114,6 +137,9 @@ type Config struct {
 // LayerDir before it holds. What no LayerDir holds is in the tree's StateDir.
 type LayerDir struct {
 	UpTo, Merged, Replaced LayerID
+	// Only is the one layer that the directory holds, a layer of an image; the
+	// fields above count for nothing then.
+	Only LayerID
 	// FD is a descriptor of the directory that has the layers' directories.
 	// The tree takes it over.
 	FD int

@@ -184,17 +184,23 @@ func (t *Tree) copySpecial(src *source, n *Node, tmp string) error {
 		}
 		return t.fs.Symlink(target, t.scratchFD, tmp)
 	}
+	if t.keep && isDevice(n.typ) {
+		return t.fs.Mknod(t.scratchFD, tmp, unix.S_IFREG|0o600, 0)
+	}
 	return t.fs.Mknod(t.scratchFD, tmp, src.attr.Mode, src.attr.Rdev)
 }
 
 // copyMeta gives (dstDir, dst) the owner, mode, xattrs and times in a, and the
 // xattrs of (srcDir, src), but for Galley's own.
 func (t *Tree) copyMeta(srcDir int, src string, dstDir int, dst string, a *Attr) error {
-	if err := t.fs.Chown(dstDir, dst, int(a.UID), int(a.GID)); err != nil && !t.ownerUnmapped(err) {
+	mode := a.Mode & 0o7777
+	if t.keep {
+		mode = payloadMode(a.Mode&unix.S_IFMT, mode)
+	} else if err := t.fs.Chown(dstDir, dst, int(a.UID), int(a.GID)); err != nil && !t.ownerUnmapped(err) {
 		return fmt.Errorf("set owner %d:%d: %w", a.UID, a.GID, err)
 	}
 	if !a.IsSymlink() {
-		if err := t.fs.Chmod(dstDir, dst, a.Mode&0o7777); err != nil {
+		if err := t.fs.Chmod(dstDir, dst, mode); err != nil {
 			return fmt.Errorf("set mode: %w", err)
 		}
 	}

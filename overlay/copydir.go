@@ -106,7 +106,7 @@ func (t *Tree) copyUpDir(n *Node) error {
 	}
 	x := &nodeVer{
 		layer: t.view.active, flags: verImplicit | verCtime, ctime: a.Ctime,
-		parent: parent, name: name, above: parent.verIn(t.view), nlink: 1,
+		parent: parent, name: name, above: parent.verIn(t.view), nlink: 1, kept: t.keptFrom(&a, keptOf(old)),
 	}
 	n.setVer(x)
 	t.logNode(n, x)

@@ -78,6 +78,7 @@ type source struct {
 	name string
 	base bool
 	st   unix.Statx_t // of the base's object
+	kept *kept        // beside the object
 }
 
 // open finds the content version y of n (nil: the base).
@@ -105,7 +106,8 @@ func (t *Tree) openSource(n *Node, y *nodeVer, content bool) (s source, err erro
 		t.closeSource(&s)
 		return s, err
 	}
-	s.attr = attrOf(&s.st)
+	s.attr, s.kept = attrOf(&s.st), keptOf(y)
+	s.kept.show(&s.attr, n.typ)
 	if y != nil && y.flags&verCtime != 0 {
 		s.attr.Ctime = y.ctime
 	}
@@ -253,7 +255,7 @@ func (t *Tree) install(n *Node, x, y *nodeVer, src *source, tmp string, metaOnly
 		if metaOnly {
 			return errLostName
 		}
-		return t.installOrphan(n, nlink, tmp)
+		return t.installOrphan(n, nlink, src, tmp)
 	}
 	var vers []*nodeVer
 	for _, d := range names {
@@ -263,7 +265,10 @@ func (t *Tree) install(n *Node, x, y *nodeVer, src *source, tmp string, metaOnly
 		}
 		vers = append(vers, px)
 	}
-	v := &nodeVer{layer: t.view.active, nlink: nlink, parent: names[0].dir, name: names[0].name, above: vers[0]}
+	v := &nodeVer{
+		layer: t.view.active, nlink: nlink, parent: names[0].dir, name: names[0].name, above: vers[0],
+		kept: t.keptFrom(&src.attr, src.kept),
+	}
 	if metaOnly {
 		v.flags |= verMeta
 		v.data = dataVer(y)
@@ -350,11 +355,11 @@ func (t *Tree) namesOf(n *Node) []dent {
 // which is too little for one that has none.
 var errLostName = errors.New("lost its name")
 
-func (t *Tree) installOrphan(n *Node, nlink uint32, tmp string) error {
+func (t *Tree) installOrphan(n *Node, nlink uint32, src *source, tmp string) error {
 	if err := t.fs.Rename(t.scratchFD, tmp, t.scratchFD, orphanName(n), 0); err != nil {
 		return err
 	}
-	n.setVer(&nodeVer{layer: t.view.active, flags: verOrphan | verGone, nlink: nlink})
+	n.setVer(&nodeVer{layer: t.view.active, flags: verOrphan | verGone, nlink: nlink, kept: t.keptFrom(&src.attr, src.kept)})
 	return nil
 }
 

@@ -95,6 +95,13 @@ func (t *Tree) make(parent *Node, name string, s spec, c Caller, hold func(*Node
 	defer t.fds.done(dir)
 	n := &Node{id: t.nextID.Add(1), typ: s.mode & unix.S_IFMT, plain: true}
 	x := &nodeVer{layer: t.view.active, parent: parent, name: strings.Clone(name), above: px, nlink: 1}
+	if t.keep {
+		pa, err := t.attrIn(parent, t.view)
+		if err != nil {
+			return nil, Attr{}, err
+		}
+		x.kept = keptNew(s, c, &pa)
+	}
 	covered := t.whiteoutAt(parent, name)
 	var st unix.Statx_t
 	if err := t.makePayload(dir.fd, x, s, c, covered, parent, &st); err != nil {
@@ -108,6 +115,7 @@ func (t *Tree) make(parent *Node, name string, s spec, c Caller, hold func(*Node
 	t.setEntry(parent, x.name, n)
 	hold(n)
 	a := attrOf(&st)
+	x.kept.show(&a, n.typ)
 	a.Ino, a.Nlink = n.ino, 1
 	return n, a, t.flushRecord()
 }
@@ -166,7 +174,11 @@ func (t *Tree) makePayload(dir int, x *nodeVer, s spec, c Caller, covered bool, 
 	if covered || opaque {
 		at, name = t.scratchFD, t.tempName()
 	}
-	fd, err := t.makeHost(at, name, s)
+	host := s
+	if x.kept != nil && isDevice(s.mode&unix.S_IFMT) {
+		host.mode = unix.S_IFREG | 0o600
+	}
+	fd, err := t.makeHost(at, name, host)
 	if err != nil {
 		return err
 	}
@@ -182,7 +194,12 @@ func (t *Tree) makePayload(dir int, x *nodeVer, s spec, c Caller, covered bool, 
 		_ = t.fs.Unlink(at, name, flags)
 		return err
 	}
-	if err := t.settle(at, name, s, c, dir, st); err != nil {
+	if x.kept != nil {
+		err = t.settleKept(at, name, s.mode&unix.S_IFMT, x.kept, st)
+	} else {
+		err = t.settle(at, name, s, c, dir, st)
+	}
+	if err != nil {
 		return undo(err)
 	}
 	if opaque {
@@ -299,13 +316,21 @@ func (f *Face) Tmpfile(parent *Node, mode uint32, c Caller) (*Node, Attr, error)
 	t.nextIno++
 	s := spec{mode: unix.S_IFREG | mode&0o7777}
 	x := &nodeVer{layer: t.view.active, flags: verOrphan | verGone}
+	if t.keep {
+		x.kept = keptNew(s, c, &pa)
+	}
 	fd, err := t.makeHost(t.scratchFD, orphanName(n), s)
 	if err != nil {
 		return nil, Attr{}, err
 	}
 	t.fds.done(t.fds.put(fdKey{ver: x, kind: fdWrite}, fd))
 	var st unix.Statx_t
-	if err := t.settle(t.scratchFD, orphanName(n), s, c, t.scratchFD, &st); err != nil {
+	if x.kept != nil {
+		err = t.settleKept(t.scratchFD, orphanName(n), unix.S_IFREG, x.kept, &st)
+	} else {
+		err = t.settle(t.scratchFD, orphanName(n), s, c, t.scratchFD, &st)
+	}
+	if err != nil {
 		t.fds.drop(x, nil)
 		_ = t.unlinkOrphan(n)
 		return nil, Attr{}, err
@@ -313,6 +338,7 @@ func (f *Face) Tmpfile(parent *Node, mode uint32, c Caller) (*Node, Attr, error)
 	n.setVer(x)
 	f.hold(n)
 	a := attrOf(&st)
+	x.kept.show(&a, n.typ)
 	a.Ino, a.Nlink = n.ino, 0
 	return n, a, nil
 }

@@ -64,7 +64,7 @@ func (f *Face) Delta(fn func(Entry) error) error {
 func (t *Tree) changedNames(n *Node, v *view) []string {
 	var names []string
 	for name := range n.ents {
-		if n.entryIn(v, name) != nil {
+		if e := n.entryIn(v, name); e != nil && !e.layer.image() {
 			names = append(names, name)
 		}
 	}
@@ -77,11 +77,11 @@ func (t *Tree) deltaRoot(v *view, fn func(Entry) error) error {
 	x := t.root.verIn(v)
 	changed := false
 	for y := t.root.ver; y != nil; y = y.prev {
-		if v.has(y.layer) && y.flags&verImplicit == 0 {
+		if v.has(y.layer) && !y.layer.image() && y.flags&verImplicit == 0 {
 			changed = true
 		}
 	}
-	if x == nil || !changed || !t.root.hasBase {
+	if x == nil || !changed || !t.root.hasBase && !t.root.inImage(v) {
 		return nil
 	}
 	a, err := t.attrIn(t.root, v)
@@ -107,6 +107,13 @@ func (t *Tree) deltaEntry(v *view, dir *Node, name, path string, fn func(Entry) 
 		at = join(dir.basePath(), name)
 		e2.Was = t.wasIn(v, at)
 		e2.Covers, e2.HasCovers = at, true
+	}
+	if e.node == nil && dir.inImage(v) {
+		if !t.shows(v.image(), dent{dir, name}) {
+			return nil, nil
+		}
+		e2.Whiteout = true
+		return nil, fn(e2)
 	}
 	if e.node == nil {
 		// A whiteout may hide what only a lower layer had.
@@ -134,23 +141,28 @@ func (t *Tree) deltaEntry(v *view, dir *Node, name, path string, fn func(Entry) 
 	e2.SameData = t.sameData(n, v)
 	if n.isDir() {
 		e2.Implicit = t.implicit(n, v)
-		e2.Opaque = !n.born(v) && dir.born(v)
+		e2.Opaque = !n.born(v) && dir.born(v) || dir.inImage(v) && !n.inImage(v)
 	}
 	return n, fn(e2)
 }
 
-// implicit reports whether nothing about a directory of the base itself was
-// changed in any layer of v: not its attributes, nor its place.
+// implicit reports whether nothing about a directory of the base, or of the
+// image, itself was changed in any layer of v: not its attributes, nor its place.
 func (t *Tree) implicit(n *Node, v *view) bool {
-	if !n.born(v) {
+	image := n.inImage(v)
+	if !n.born(v) && !image {
 		return false
 	}
 	for x := n.ver; x != nil; x = x.prev {
-		if v.has(x.layer) && x.flags&(verImplicit|verGhost) == 0 {
+		if v.has(x.layer) && !x.layer.image() && x.flags&(verImplicit|verGhost) == 0 {
 			return false
 		}
 	}
 	p, name := n.placeIn(v)
+	if image {
+		old, oldName := n.placeIn(v.image())
+		return p == old && name == oldName
+	}
 	return p == n.bparent && name == n.bname
 }
 

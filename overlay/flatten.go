@@ -14,8 +14,10 @@ import (
 type flattening struct {
 	t *Tree
 	v *view // what is written
-	// beneath are the layers of replaced files below what is written.
+	// beneath are the layers of replaced files, or of an image, below what is
+	// written.
 	beneath *view
+	all     *view // both
 	to      LayerID
 	rule    Keep
 	above   map[*Node]bool // directories with something to keep below them
@@ -54,7 +56,8 @@ func (t *Tree) Flatten(s Stack, to LayerID, k Keep) error {
 		k.UpTo = to
 	}
 	s.Active = 0
-	beneath := s.Sealed
+	all := s.Sealed
+	beneath := all
 	if !to.replaced() {
 		s.Sealed = withoutReplaced(s.Sealed)
 	}
@@ -69,7 +72,7 @@ func (t *Tree) Flatten(s Stack, to LayerID, k Keep) error {
 	if to.replaced() {
 		v.births = t.view
 	}
-	f := &flattening{t: t, v: v, beneath: &view{sealed: beneath, births: v}, to: to, rule: k, above: map[*Node]bool{}, keep: map[string]bool{}}
+	f := &flattening{t: t, v: v, beneath: &view{sealed: beneath, births: v}, all: &view{sealed: all}, to: to, rule: k, above: map[*Node]bool{}, keep: map[string]bool{}}
 	if err := f.run(); err != nil {
 		f.undo()
 		return fmt.Errorf("tree %q: write layer %d: %w", t.cfg.Name, to, err)
@@ -89,10 +92,10 @@ func (f *flattening) drops(path string, e *entry) bool {
 	return x == nil || x.layer <= f.rule.UpTo || x.flags&verImplicit != 0
 }
 
-// withoutReplaced are the layers of ranges above those of replaced files, which
-// are no change of the session's.
+// withoutReplaced are the layers of ranges above those of replaced files, or of
+// an image, which are no change of the session's.
 func withoutReplaced(ranges []Range) []Range {
-	for len(ranges) > 0 && ranges[0].From.replaced() {
+	for len(ranges) > 0 && ranges[0].From <= Replaced {
 		ranges = ranges[1:]
 	}
 	return ranges
@@ -172,6 +175,7 @@ func (f *flattening) root() error {
 		x.flags |= verImplicit
 	}
 	t.root.insertVer(x)
+	x.kept = t.keptFrom(&a, keptOf(contentVer(t.root, f.v)))
 	src, err := t.dirFDIn(t.root, t.root.verIn(f.v))
 	if err != nil {
 		return err
@@ -221,7 +225,7 @@ func (f *flattening) entry(dir *Node, name, path string) (*Node, error) {
 		f.refresh(dir, name, n)
 	}
 	if n == nil {
-		if dropped || !dir.born(f.v) || !f.to.replaced() && !t.shows(f.beneath, dent{dir, name}) {
+		if dropped || !f.merges(dir) || !f.to.replaced() && !t.shows(f.beneath, dent{dir, name}) {
 			return nil, nil
 		}
 		return nil, f.whiteout(dir, name)
@@ -237,6 +241,11 @@ func (f *flattening) entry(dir *Node, name, path string) (*Node, error) {
 		return nil, err
 	}
 	return n, nil
+}
+
+// merges reports whether a directory shows what the base, or an image, has in it.
+func (f *flattening) merges(dir *Node) bool {
+	return dir.born(f.v) || dir.inImage(f.beneath)
 }
 
 func (f *flattening) dstDir(dir *Node) (*fdEnt, error) {
@@ -418,7 +427,7 @@ func (f *flattening) secondName(dir *Node, name string, n *Node, x *nodeVer, dst
 func (f *flattening) dir(dir *Node, name, path string, n *Node, x *nodeVer, a *Attr, dst int, dropped bool) error {
 	t := f.t
 	whole := f.to.replaced() && !t.mergesBase(f.v, n)
-	if dropped || t.implicit(n, f.v) || f.to.replaced() {
+	if dropped || t.implicit(n, f.v) || n.inImage(f.beneath) && t.implicit(n, f.all) || f.to.replaced() {
 		x.flags |= verImplicit
 	}
 	if whole {
@@ -428,21 +437,34 @@ func (f *flattening) dir(dir *Node, name, path string, n *Node, x *nodeVer, a *A
 	if err := t.fs.Mkdir(dst, name, 0o700); err != nil {
 		return err
 	}
+	x.kept = t.keptFrom(a, keptOf(contentVer(n, f.v)))
 	src, err := t.dirFDIn(n, contentVer(n, f.v))
 	if err != nil {
 		return err
 	}
 	defer t.fds.done(src)
-	switch born := n.hasBase; {
-	case born && n.basePath() != path:
-		err = t.fs.Setxattr(dst, name, t.prefix+"redirect", []byte("/"+n.basePath()), 0)
-	case !born && dir.hasBase || whole:
+	switch at, born := f.lowerPath(n); {
+	case born && at != path:
+		err = t.fs.Setxattr(dst, name, t.prefix+"redirect", []byte("/"+at), 0)
+	case !born && f.merges(dir) || whole:
 		err = t.fs.Setxattr(dst, name, t.prefix+"opaque", []byte("y"), 0)
 	}
 	if err != nil {
 		return err
 	}
 	return t.copyMeta(src.fd, "", dst, name, a)
+}
+
+// lowerPath is where the directory n is in what lies beneath the layer, if it is
+// there.
+func (f *flattening) lowerPath(n *Node) (string, bool) {
+	if n.hasBase {
+		return n.basePath(), true
+	}
+	if n.inImage(f.beneath) {
+		return f.t.pathIn(f.beneath, n), true
+	}
+	return "", false
 }
 
 // file writes the payload of anything but a directory: as another name of the
@@ -458,12 +480,14 @@ func (f *flattening) file(name, path string, n *Node, x *nodeVer, a *Attr, dst i
 		return err
 	}
 	defer t.fds.done(src)
+	x.kept = y.kept
 	if y.flags&verMeta == 0 {
 		err := t.fs.Link(src.fd, srcName, dst, name)
 		if err != unix.EMLINK && err != unix.EXDEV && err != unix.EPERM {
 			return err
 		}
 	}
+	x.kept = t.keptFrom(a, y.kept)
 	if n.typ != unix.S_IFREG {
 		s := source{dir: src, name: srcName, attr: *a}
 		tmp := t.tempName()
@@ -520,7 +544,7 @@ func (f *flattening) ghosts() {
 	t := f.t
 	for n := range t.all {
 		x := n.verIn(f.v)
-		if x == nil || x.flags&verGhost == 0 || x.flags&verGone != 0 || n.verAt(f.to) != nil || !n.hasBase {
+		if x == nil || x.flags&verGhost == 0 || x.flags&verGone != 0 || n.verAt(f.to) != nil || !n.hasBase && !n.inImage(f.beneath) {
 			continue
 		}
 		y := *x

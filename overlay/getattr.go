@@ -88,6 +88,7 @@ func (t *Tree) attrIn(n *Node, v *view) (Attr, error) {
 		return Attr{}, err
 	}
 	a := attrOf(&st)
+	x.kept.show(&a, n.typ)
 	a.Ino = n.ino
 	if n.isDir() {
 		a.Nlink = 1
@@ -121,6 +122,7 @@ func (t *Tree) strandedAttr(n *Node) (Attr, error) {
 		return Attr{}, err
 	}
 	a := attrOf(&st)
+	x.kept.show(&a, n.typ)
 	a.Ino, a.Nlink = n.ino, 0
 	return a, nil
 }
@@ -146,6 +148,7 @@ func (t *Tree) ghostAttr(n *Node, x *nodeVer, v *view) (Attr, error) {
 		return Attr{}, err
 	}
 	a := attrOf(&st)
+	keptOf(y).show(&a, n.typ)
 	a.Ino, a.Nlink = n.ino, x.nlink
 	if x.flags&verCtime != 0 {
 		a.Ctime = x.ctime

@@ -158,6 +158,9 @@ func (t *Tree) encodeVersion(enc *encoder, n *Node, x *nodeVer) {
 		f.hasData, f.data = true, x.data.layer
 	}
 	enc.node(f)
+	if x.kept != nil {
+		enc.kept(n.ino, x.kept)
+	}
 }
 
 // logNode notes version x of n in the record of the active layer. The caller

@@ -204,6 +204,16 @@ func (ld *loader) frame(k frameKind, d *decoder) error {
 	case frameGone:
 		ino, entirely := d.uint(), d.bool()
 		ld.gone(ino, entirely)
+	case frameKept:
+		ino, k := d.kept()
+		if d.bad {
+			return nil
+		}
+		n := ld.byIno[ino]
+		if n == nil || n.verAt(ld.layer) == nil {
+			return fmt.Errorf("inode %d: what is kept of no node: %w", ino, ErrCorrupt)
+		}
+		n.verAt(ld.layer).kept = k
 	case frameWas:
 		ld.t.putWas(ld.layer, d.was())
 	case frameDevice:
@@ -247,7 +257,7 @@ func (ld *loader) node(f *nodeFrame, d *decoder) error {
 		return err
 	}
 	x := n.putVer(ld.layer)
-	x.flags, x.nlink, x.lower, x.ctime = f.flags, f.nlink, f.lower, f.ctime
+	x.flags, x.nlink, x.lower, x.ctime, x.kept = f.flags, f.nlink, f.lower, f.ctime, nil
 	n.whole = n.whole || f.flags&verWhole != 0
 	x.parent, x.name = nil, f.name
 	if n != ld.t.root && f.flags&(verOrphan|verGhost) == 0 {

@@ -107,7 +107,8 @@ type nodeVer struct {
 	// lower is where the node is in the view of the layers below: the target
 	// of a redirect. Only in the active layer, only where it matters.
 	lower string
-	ctime Time // when verCtime
+	ctime Time  // when verCtime
+	kept  *kept // nil: the payload has all
 	prev  *nodeVer
 }
 
@@ -174,6 +175,16 @@ func (v *view) hasReplaced() bool {
 	return len(v.sealed) > 0 && v.sealed[0].From.replaced()
 }
 
+// image is the part of the view that is an image's layers, nil where there are
+// none.
+func (v *view) image() *view {
+	out := upTo(v.sealed, Image+MaxImageLayers-1)
+	if len(out) == 0 {
+		return nil
+	}
+	return &view{sealed: out}
+}
+
 // lower is the view without the active layer.
 func (v *view) lower() *view { return &view{sealed: v.sealed} }
 
@@ -220,6 +231,16 @@ func (n *Node) entryIn(v *view, name string) *entry {
 		return e
 	}
 	return nil
+}
+
+// inImage reports whether the layers of an image in v have the node.
+func (n *Node) inImage(v *view) bool {
+	for x := n.ver; x != nil; x = x.prev {
+		if x.layer.image() && v.has(x.layer) {
+			return x.flags&verGone == 0
+		}
+	}
+	return false
 }
 
 // putVer adds or returns the node's version in layer l, which is the newest.

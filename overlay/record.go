@@ -34,6 +34,7 @@ const (
 	frameGone    frameKind = 'G' // the layer no longer holds a node: node, whether it has no name at all
 	frameWas     frameKind = 'W' // what the base had
 	frameDevice  frameKind = 'V' // number given to a device of the base
+	frameKept    frameKind = 'K' // what the host did not take of a node's version, after that
 	frameInode   frameKind = 'I' // inode numbers up to this one are taken
 	frameEnd     frameKind = 'Z' // of an index: how long the newest record was
 )
@@ -369,7 +370,7 @@ func resumes(b []byte) bool {
 func knownFrame(k frameKind) bool {
 	switch k {
 	case frameHeader, frameLayer, frameNode, frameEntry, frameDropped, frameGone,
-		frameWas, frameDevice, frameInode, frameEnd:
+		frameWas, frameKept, frameDevice, frameInode, frameEnd:
 		return true
 	}
 	return false

@@ -77,7 +77,7 @@ func (s *scan) linked() {
 			continue
 		}
 		var st unix.Statx_t
-		if t.statVer(n, x, &st) == nil && uint32(st.Mode)&unix.S_IFMT == n.typ && st.Nlink > 1 {
+		if t.statVer(n, x, &st) == nil && uint32(st.Mode)&unix.S_IFMT == payloadType(x, n.typ) && st.Nlink > 1 {
 			s.inode[st.Ino] = n
 		}
 	}
@@ -178,7 +178,7 @@ func (s *scan) entry(dir *Node, fd int, name string) (*Node, bool, error) {
 		return nil, true, t.putWhiteout(fd, name, false)
 	}
 	typ := uint32(st.Mode) & unix.S_IFMT
-	if known != nil && known.node != nil && known.node.typ == typ && !s.moved(known.node, dir, name) && s.leadsTo(dir, fd, name, known.node) {
+	if known != nil && known.node != nil && payloadType(known.node.verAt(t.view.active), known.node.typ) == typ && !s.moved(known.node, dir, name) && s.leadsTo(dir, fd, name, known.node) {
 		if x := known.node.ver; x != nil && x.layer == t.view.active && x.flags&verGhost == 0 {
 			s.saw(known.node, &st)
 			return known.node, true, nil
@@ -233,7 +233,7 @@ func (s *scan) stale(n *Node) bool {
 	}
 	defer s.t.fds.done(at)
 	var st unix.Statx_t
-	if s.t.fs.Stat(at.fd, name, &st) != nil || uint32(st.Mode)&unix.S_IFMT != n.typ {
+	if s.t.fs.Stat(at.fd, name, &st) != nil || uint32(st.Mode)&unix.S_IFMT != payloadType(x, n.typ) {
 		return true
 	}
 	return n.isDir() && !s.leadsTo(x.parent, at.fd, name, n)
@@ -263,7 +263,7 @@ func (s *scan) adopt(dir *Node, fd int, name string, st *unix.Statx_t) (*Node, e
 	typ := uint32(st.Mode) & unix.S_IFMT
 	name = strings.Clone(name)
 	if typ != unix.S_IFDIR && st.Nlink > 1 {
-		if n := s.inode[st.Ino]; n != nil && n.typ == typ {
+		if n := s.inode[st.Ino]; n != nil && payloadType(n.verAt(t.view.active), n.typ) == typ {
 			s.seen[n] = true
 			t.setEntry(dir, name, n)
 			return n, nil

@@ -56,21 +56,36 @@ func (t *Tree) killMode(n *Node, f *Face) (*uint32, error) {
 	if err := f.dropCapability(n); err != nil {
 		return nil, err
 	}
-	if kept == mode {
+	if kept == mode && !f.keepsCapability(n) {
 		return nil, nil
 	}
 	return &kept, nil
 }
 
+// keepsCapability reports whether file capabilities of n are kept in the record.
+func (f *Face) keepsCapability(n *Node) bool {
+	f.t.mu.RLock()
+	defer f.t.mu.RUnlock()
+	k := keptOf(contentVer(n, f.view()))
+	if k == nil {
+		return false
+	}
+	_, have := k.xattrs[capability]
+	return have
+}
+
 // dropCapability removes file capabilities, if any.
 func (f *Face) dropCapability(n *Node) error {
-	const attr = "security.capability"
+	const attr = capability
 	t := f.t
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	x := n.verIn(t.view)
 	if n.plain || !t.writable(x) {
 		return nil
+	}
+	if x.kept != nil {
+		return nil // setMeta does it
 	}
 	dir, name, err := t.payloadAt(n, x)
 	if err != nil {
@@ -137,11 +152,23 @@ func (f *Face) setMeta(n *Node, in *SetAttr) error {
 		return err
 	}
 	defer t.fds.done(dir)
+	kept := x.kept
+	if t.keep || kept != nil {
+		left, err := t.keepMeta(n, x, *in)
+		if in.KillSuidgid && err == nil {
+			x.kept = x.kept.without(capability)
+		}
+		if err != nil {
+			return err
+		}
+		in = &left
+	}
 	if err := t.applyMeta(dir.fd, name, n, in); err != nil {
+		x.kept = kept
 		return err
 	}
 	t.dirty = true
-	if x.flags&(verCtime|verImplicit) != 0 {
+	if x.flags&(verCtime|verImplicit) != 0 || x.kept != kept {
 		x.flags &^= verCtime | verImplicit
 		if x.flags&verOrphan == 0 {
 			t.logNode(n, x)

@@ -50,6 +50,7 @@ type Tree struct {
 	fds        *fdCache
 	noClone    sync.Map // devices (uint64) whose files cannot be cloned into a layer
 	uid, gid   uint32   // of what this process makes
+	keep       bool     // owners are kept in the record: see kept
 	watch      *watcher
 
 	// admit is held shared by every operation and exclusively by a Barrier.
@@ -351,6 +352,7 @@ func (t *Tree) open() (err error) {
 	if err := t.clearScratch(); err != nil {
 		return err
 	}
+	t.keep = t.cfg.KeepOwners && !t.mayGiveAway()
 	if t.view.active != 0 {
 		if err := t.startActive(); err != nil {
 			return err
@@ -458,6 +460,9 @@ func (t *Tree) startRoot(l LayerID) error {
 	x := &nodeVer{layer: l, flags: verImplicit}
 	old := t.root.verIn(t.lower)
 	if old == nil && t.base == nil {
+		if t.keep {
+			x.kept = &kept{mode: 0o755}
+		}
 		t.root.ver = x
 		x.prev = nil
 		t.logNode(t.root, x)
@@ -480,6 +485,7 @@ func (t *Tree) startRoot(l LayerID) error {
 	defer t.fds.done(src)
 	x.prev = t.root.ver
 	t.root.ver = x
+	x.kept = t.keptFrom(&a, keptOf(old))
 	dst, err := t.dirFDIn(t.root, x)
 	if err != nil {
 		t.root.ver = x.prev

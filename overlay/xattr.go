@@ -94,6 +94,12 @@ func (f *Face) Getxattr(n *Node, attr string) ([]byte, error) {
 		// The kernel asks before the first write to every file.
 		return nil, unix.ENODATA
 	}
+	if k := keptOf(contentVer(n, f.view())); k != nil && keptXattr(attr) {
+		if val, ok := k.xattrs[attr]; ok {
+			return []byte(val), nil
+		}
+		return nil, unix.ENODATA
+	}
 	fd, name, err := f.locate(n)
 	if err != nil {
 		return nil, err
@@ -117,24 +123,30 @@ func (f *Face) Listxattr(n *Node) ([]string, error) {
 		return nil, err
 	}
 	defer t.fds.done(fd)
-	return t.listXattrs(fd.fd, name)
+	names, err := t.listXattrs(fd.fd, name)
+	return keptOf(contentVer(n, f.view())).names(names), err
 }
 
 // Setxattr sets an xattr; flags is 0, XATTR_CREATE or XATTR_REPLACE.
 func (f *Face) Setxattr(n *Node, attr string, val []byte, flags int) error {
-	return f.changeXattr(n, attr, flags, func(dir int, name string) error {
+	if val == nil {
+		val = []byte{}
+	}
+	return f.changeXattr(n, attr, val, flags, func(dir int, name string) error {
 		return f.t.fs.Setxattr(dir, name, attr, val, flags)
 	})
 }
 
 // Removexattr removes an xattr.
 func (f *Face) Removexattr(n *Node, attr string) error {
-	return f.changeXattr(n, attr, unix.XATTR_REPLACE, func(dir int, name string) error {
+	return f.changeXattr(n, attr, nil, unix.XATTR_REPLACE, func(dir int, name string) error {
 		return f.t.fs.Removexattr(dir, name, attr)
 	})
 }
 
-func (f *Face) changeXattr(n *Node, attr string, flags int, fn func(dir int, name string) error) error {
+// changeXattr changes an xattr, by fn where the payload has it; val is the new
+// value, nil to remove it.
+func (f *Face) changeXattr(n *Node, attr string, val []byte, flags int, fn func(dir int, name string) error) error {
 	if private(attr) {
 		return unix.EPERM
 	}
@@ -167,12 +179,24 @@ func (f *Face) changeXattr(n *Node, attr string, flags int, fn func(dir int, nam
 	if n.isDir() {
 		t.noteDir(n)
 	}
-	if err := t.metered(dir.fd, name, nil, func() error { return fn(dir.fd, name) }); err != nil {
+	kept := x.kept
+	switch {
+	case kept != nil && keptXattr(attr):
+		x.kept, err = kept.keepXattr(attr, val, flags)
+		if err != nil {
+			x.kept = kept
+		}
+	case kept != nil && isDevice(n.typ):
+		err = unix.EPERM
+	default:
+		err = t.metered(dir.fd, name, nil, func() error { return fn(dir.fd, name) })
+	}
+	if err != nil {
 		return err
 	}
 	n.plain = false
 	t.dirty = true
-	if x.flags&(verCtime|verImplicit) != 0 {
+	if x.flags&(verCtime|verImplicit) != 0 || x.kept != kept {
 		x.flags &^= verCtime | verImplicit
 		if x.flags&verOrphan == 0 {
 			t.logNode(n, x)
@@ -191,6 +215,9 @@ func (f *Face) mayChangeXattr(n *Node, attr string, flags int) error {
 	t := f.t
 	t.mu.RLock()
 	defer t.mu.RUnlock()
+	if keptOf(contentVer(n, f.view())) != nil {
+		return nil // as the change itself will tell
+	}
 	fd, name, err := f.locate(n)
 	if err != nil {
 		return nil // as the change itself will tell

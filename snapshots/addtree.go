@@ -3,8 +3,6 @@ package snapshots
 import (
 	"context"
 	"fmt"
-
-	"github.com/galleyfs/galley/overlay"
 )
 
 // AddTree adds a tree to the session while it is live. Its history begins
@@ -25,7 +23,7 @@ func (l *Live) AddTree(ctx context.Context, spec TreeSpec, opt OpenOptions) erro
 			return fmt.Errorf("session %s: tree %q: %w, on %q", m.Name, spec.Name, ErrExists, have.Base)
 		}
 	}
-	rec := treeRecord{TreeSpec: spec, Stack: overlay.Stack{Active: m.active()}}
+	rec := treeRecord{TreeSpec: spec, Stack: spec.newStack(m.active())}
 	if err := l.held.store.layTree(l.held.dir, l.held.Dir(), spec.Name, m.active()); err != nil {
 		return fmt.Errorf("session %s: tree %q: %w", m.Name, spec.Name, err)
 	}

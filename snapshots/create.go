@@ -17,6 +17,16 @@ const firstLayer overlay.LayerID = 1
 
 // resolveTree checks a tree's name and its base, and fills in the paths.
 func (s *Store) resolveTree(t TreeSpec) (TreeSpec, error) {
+	if t.Image != nil {
+		err := t.check()
+		if err == nil {
+			err = s.checkImage(t.Image)
+		}
+		if err != nil {
+			return t, fmt.Errorf("tree %q: %w", t.Name, err)
+		}
+		return t, nil
+	}
 	var err error
 	if t.Base, err = s.resolveBase(t.Base); err != nil {
 		return t, fmt.Errorf("tree %q: %w", t.Name, err)
@@ -61,7 +71,7 @@ func (s *Store) Create(ctx context.Context, spec Spec) (*Session, error) {
 		if err != nil {
 			return nil, err
 		}
-		m.Trees = append(m.Trees, treeRecord{TreeSpec: t, Stack: overlay.Stack{Active: firstLayer}})
+		m.Trees = append(m.Trees, treeRecord{TreeSpec: t, Stack: t.newStack(firstLayer)})
 	}
 	if err := s.checkRoom(); err != nil {
 		return nil, err

@@ -115,22 +115,15 @@ func (l *Live) open(opt OpenOptions) error {
 func (l *Live) fs() hostfs.FS { return l.held.store.fs }
 
 func (l *Live) openTree(t treeRecord, opt OpenOptions, stack overlay.Stack) (*overlay.Tree, bool, error) {
-	var base *overlay.Base
-	var err error
-	if opt.OpenBase != nil {
-		base, err = opt.OpenBase(t.Base)
-	} else {
-		base, err = overlay.OpenBase(l.fs(), t.Base)
+	open := opt.OpenBase
+	if open == nil {
+		open = func(path string) (*overlay.Base, error) { return overlay.OpenBase(l.fs(), path) }
 	}
+	base, dirs, err := l.held.store.openLower(l.held.man.Load(), t.TreeSpec, stack, open)
 	if err != nil {
 		return nil, false, fmt.Errorf("tree %q: %w", t.Name, err)
 	}
-	detached := base.Detached
-	origins, err := l.held.store.openOrigins(l.held.man.Load(), t.Name, stack)
-	if err != nil {
-		_ = base.Close()
-		return nil, false, fmt.Errorf("tree %q: %w", t.Name, err)
-	}
+	detached := base == nil || base.Detached
 	tree, err := overlay.Open(overlay.Config{
 		Name:     t.Name,
 		StateDir: l.held.StateDir(t.Name),
@@ -140,10 +133,11 @@ func (l *Live) openTree(t treeRecord, opt OpenOptions, stack overlay.Stack) (*ov
 		Hide:     append([]overlay.HostID{l.held.store.id}, opt.Hide...),
 		NoWatch:  opt.NoWatch,
 
-		LayerDirs: origins,
-		FirstIno:  t.Inodes,
-		Synced:    l.syncManifest,
-		Quota:     l.quota,
+		LayerDirs:  dirs,
+		KeepOwners: t.Image != nil,
+		FirstIno:   t.Inodes,
+		Synced:     l.syncManifest,
+		Quota:      l.quota,
 	}, stack)
 	if err != nil {
 		return nil, false, fmt.Errorf("tree %q: %w", t.Name, err)

@@ -322,6 +322,12 @@ func (t *TreeSpec) check() error {
 	if !validTreeName(t.Name) {
 		return fmt.Errorf("%w: lower-case letters, digits, '-' and '_', at most 32 of them", ErrBadName)
 	}
+	if t.Image != nil {
+		if t.Base != "" || t.Mount != "" {
+			return fmt.Errorf("on an image and on %q, shown at %q; a tree has one of both", t.Base, t.Mount)
+		}
+		return t.Image.check()
+	}
 	for _, p := range []string{t.Base, t.Mount} {
 		if !filepath.IsAbs(p) || filepath.Clean(p) != p || len(p) > 4095 || bytes.IndexByte([]byte(p), 0) >= 0 {
 			return fmt.Errorf("%q is not an absolute, clean path", p)

@@ -17,8 +17,8 @@ func sample() *manifest {
 	return &manifest{
 		ID: "abcdefg2", Name: "proof", Created: day, Boot: "b",
 		Trees: []treeRecord{
-			{TreeSpec: TreeSpec{Workspace, "/p", "/p"}, Stack: overlay.Stack{Sealed: []overlay.Range{{From: 5, To: 5}, {From: 7, To: 9}}, Active: 10}},
-			{TreeSpec: TreeSpec{"conf", "/c", "/home/u/c"}, Stack: overlay.Stack{Active: 10}},
+			{TreeSpec: TreeSpec{Name: Workspace, Base: "/p", Mount: "/p"}, Stack: overlay.Stack{Sealed: []overlay.Range{{From: 5, To: 5}, {From: 7, To: 9}}, Active: 10}},
+			{TreeSpec: TreeSpec{Name: "conf", Base: "/c", Mount: "/home/u/c"}, Stack: overlay.Stack{Active: 10}},
 		},
 		Last:     &lastRecord{Number: 9, Name: "green", Cause: Cause{Kind: CauseTool, Text: "edit"}, Time: day},
 		Durable:  8,

@@ -24,6 +24,9 @@ const maxOrigins = 256
 // minLayer is below all numbers that layers have.
 const minLayer overlay.LayerID = math.MinInt32 + 1
 
+// maxLayer is above all of them.
+const maxLayer overlay.LayerID = math.MaxInt32
+
 // origin tells whose layers a session has beside its own: those numbered up to
 // UpTo, the merged ones from Merged up and those of replaced files from
 // Replaced up, but for what an origin before it has.
@@ -99,6 +102,7 @@ func (m *manifest) shared(i int, ranges []overlay.Range) []overlay.Range {
 
 // own are the layers among ranges that are in the session's own directory.
 func (m *manifest) own(ranges []overlay.Range) []overlay.Range {
+	ranges = withoutImages(ranges)
 	for i := range m.Origins {
 		ranges = without(ranges, m.shared(i, ranges))
 	}

@@ -160,8 +160,10 @@ func (m *manifest) checkReplaced() error {
 	return nil
 }
 
-// withReplaced adds to a snapshot's stacks what was replaced under it since.
+// withReplaced adds to a snapshot's stacks what was replaced under it since, and
+// the images that trees stand on.
 func (m *manifest) withReplaced(s Snapshot) Snapshot {
+	s = m.withImages(s)
 	cloned := false
 	for _, r := range m.Replaced {
 		if s.Number > r.Until {
@@ -185,7 +187,7 @@ func (m *manifest) withReplaced(s Snapshot) Snapshot {
 	return s
 }
 
-// under are the layers of replaced files in ranges.
+// under are the layers of replaced files, or of an image, in ranges.
 func under(ranges []overlay.Range) []overlay.Range { return clip(ranges, minLayer, overlay.Replaced) }
 
 // Family are the other sessions that have layers in common with sess: those

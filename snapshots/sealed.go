@@ -36,13 +36,10 @@ func (s *Session) OpenSealed(n overlay.LayerID) (*Sealed, error) {
 }
 
 func (o *Sealed) add(s *Session, spec TreeSpec, stack overlay.Stack) error {
-	base, err := overlay.OpenBase(s.store.fs, spec.Base)
+	base, dirs, err := s.store.openLower(s.man.Load(), spec, stack, func(path string) (*overlay.Base, error) {
+		return overlay.OpenBase(s.store.fs, path)
+	})
 	if err != nil {
-		return err
-	}
-	origins, err := s.store.openOrigins(s.man.Load(), spec.Name, stack)
-	if err != nil {
-		_ = base.Close()
 		return err
 	}
 	tree, err := overlay.Open(overlay.Config{
@@ -54,7 +51,7 @@ func (o *Sealed) add(s *Session, spec TreeSpec, stack overlay.Stack) error {
 		ReadOnly: true,
 		NoWatch:  true,
 
-		LayerDirs: origins,
+		LayerDirs: dirs,
 	}, stack)
 	if err != nil {
 		return err

@@ -269,6 +269,6 @@ func (s *Session) AddTree(ctx context.Context, t TreeSpec) error {
 		return fmt.Errorf("session %s: tree %q: %w", m.Name, t.Name, err)
 	}
 	return h.update(func(m *manifest) {
-		m.Trees = append(m.Trees, treeRecord{TreeSpec: t, Stack: overlay.Stack{Active: m.active()}})
+		m.Trees = append(m.Trees, treeRecord{TreeSpec: t, Stack: t.newStack(m.active())})
 	})
 }

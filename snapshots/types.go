@@ -13,6 +13,10 @@ import (
 // base of.
 const Workspace = "workspace"
 
+// Root is the name of the tree that a guest has as its own file system. It
+// stands on an image.
+const Root = "root"
+
 // DefaultRetention is how long the trash keeps what was discarded, and a
 // session the layers that a commit or discard retired.
 const DefaultRetention = 14 * 24 * time.Hour
@@ -28,6 +32,9 @@ type TreeSpec struct {
 	// Mount is the absolute path at which a sandbox shows the tree.
 	// Create fills in Base where it is empty.
 	Mount string `json:"mount"`
+	// Image is what the tree stands on in the place of a base; Base and Mount
+	// are empty then.
+	Image *Image `json:"image,omitempty"`
 }
 
 // Spec says what session [Store.Create] makes.

@@ -38,6 +38,9 @@ func detachBases(trees []snapshots.TreeSpec, log *slog.Logger) detached {
 	out := detached{}
 	var paths []string
 	for _, t := range trees {
+		if t.OnImage() {
+			continue
+		}
 		fd, err := overlay.DetachBase(t.Base)
 		if err == nil {
 			out.put(t.Base, fd)

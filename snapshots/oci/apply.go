@@ -22,6 +22,10 @@ type applier struct {
 	report  *Report
 	// compared are the paths of the base that were compared with what they were.
 	compared map[string]bool
+	// foreign: the layers are what any tool wrote; mine are the paths that the
+	// one under way has put there, with those above them.
+	foreign bool
+	mine    map[string]bool
 
 	dirs []*item // of the layer under way: their attributes come last
 	buf  []byte
@@ -172,7 +176,8 @@ func (a *applier) put(parent *overlay.Node, name string, it *item, content io.Re
 	if it.hdr.Typeflag == '1' {
 		return a.link(parent, name, it, n)
 	}
-	keep := n != nil && it.same && n.Type() == it.typ && attr.Mode&unix.S_IFMT == it.typ
+	same := it.same || a.foreign && it.typ == unix.S_IFDIR // which others merge
+	keep := n != nil && same && n.Type() == it.typ && attr.Mode&unix.S_IFMT == it.typ
 	if keep && (it.typ == unix.S_IFLNK || it.typ == unix.S_IFCHR || it.typ == unix.S_IFBLK) {
 		keep = a.identical(n, &attr, it)
 	}
@@ -377,7 +382,7 @@ func (a *applier) setXattrs(n *overlay.Node, it *item) error {
 			continue
 		}
 		err := a.f.Setxattr(n, name, it.xattrs[name], 0)
-		if overlay.Errno(err) == unix.EPERM {
+		if no := overlay.Errno(err); no == unix.EPERM || no == unix.EOPNOTSUPP && a.foreign {
 			a.report.Xattrs++
 		} else if err != nil {
 			return fmt.Errorf("extended attribute %q: %w", name, err)
@@ -389,7 +394,12 @@ func (a *applier) setXattrs(n *overlay.Node, it *item) error {
 // endLayer sets the attributes of the directories, the deepest first: whatever is
 // made in one changes its time.
 func (a *applier) endLayer() error {
+	done := map[string]bool{}
 	for _, it := range slices.Backward(a.dirs) {
+		if done[it.path] {
+			continue // of several entries the last counts
+		}
+		done[it.path] = true
 		n, err := a.walk(it.path)
 		if overlay.Errno(err) == unix.ENOENT {
 			continue // an entry after it took it away again

@@ -221,25 +221,9 @@ func (x *exporter) linksOf(tree string) (map[uint64][]string, error) {
 		return nil, err
 	}
 	defer base.Detach()
-	m := map[uint64][]string{}
-	for dirs := []string{""}; len(dirs) > 0; {
-		dir := dirs[len(dirs)-1]
-		dirs = dirs[:len(dirs)-1]
-		names, err := list(base, dir)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range names {
-			a, err := base.Look(join(dir, name))
-			if err != nil || a == nil {
-				continue // not readable, or gone: no name that a view could show
-			}
-			if a.IsDir() {
-				dirs = append(dirs, join(dir, name))
-			} else if a.Nlink > 1 {
-				m[a.Ino] = append(m[a.Ino], join(dir, name))
-			}
-		}
+	m, err := linksIn(x.ctx, base)
+	if err != nil {
+		return nil, err
 	}
 	if x.links == nil {
 		x.links = map[string]map[uint64][]string{}

@@ -184,3 +184,7 @@ func (l limitedLayer) Compressed() (io.ReadCloser, error) {
 		io.Closer
 	}{io.LimitReader(r, l.size), r}, nil
 }
+
+// IsSession tells by the annotations of an image, or of an index, what
+// [Push] wrote.
+func IsSession(annotations map[string]string) bool { return annotations[annFormat] != "" }
