@@ -264,7 +264,9 @@ func (e *env) askToCommit(p *proof, plan *commit.Plan, added []review.Dependency
 func bases(p *proof) string {
 	var out []string
 	for _, t := range p.session.Trees() {
-		out = append(out, safePath(t.Base))
+		if !t.OnImage() {
+			out = append(out, safePath(t.Base))
+		}
 	}
 	return strings.Join(out, " and ")
 }
@@ -320,6 +322,9 @@ var phaseWords = map[string]string{
 func commitTrees(sess *snapshots.Session) []commit.Tree {
 	var out []commit.Tree
 	for _, t := range sess.Trees() {
+		if t.OnImage() {
+			continue
+		}
 		out = append(out, commit.Tree{Name: t.Name, BasePath: t.Base})
 	}
 	return out

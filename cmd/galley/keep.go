@@ -16,6 +16,9 @@ import (
 func keepOlder(ctx context.Context, sess *snapshots.Session, id string, changes []*review.Change) error {
 	byBase := map[string][]snapshots.ReplacedPath{}
 	for _, t := range sess.Trees() {
+		if t.OnImage() {
+			continue // nothing of it is committed
+		}
 		byBase[t.Base] = append(byBase[t.Base], replacedPaths(t.Name, changes)...)
 	}
 	family, err := sess.Store().Family(sess)
@@ -25,7 +28,7 @@ func keepOlder(ctx context.Context, sess *snapshots.Session, id string, changes 
 	for _, s := range append([]*snapshots.Session{sess}, family...) {
 		r := snapshots.Replacing{Commit: id, Paths: map[string][]snapshots.ReplacedPath{}, Live: s != sess}
 		for _, t := range s.Trees() {
-			if paths := byBase[t.Base]; len(paths) > 0 {
+			if paths := byBase[t.Base]; len(paths) > 0 && !t.OnImage() {
 				r.Paths[t.Name] = paths
 			}
 		}

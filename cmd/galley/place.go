@@ -136,6 +136,9 @@ func newVirtual(sess *snapshots.Session, h *owner.Hosted) (*virtual.Sandbox, err
 		},
 	}
 	for _, t := range sess.Trees() {
+		if t.OnImage() {
+			continue // a guest's
+		}
 		cfg.Trees = append(cfg.Trees, virtual.Tree{Path: t.Mount, Tree: h.Tree(t.Name)})
 	}
 	return virtual.New(cfg)

@@ -22,6 +22,7 @@ type proof struct {
 	set      *review.ChangeSet
 	sealed   *snapshots.Sealed
 	bases    map[string]int // descriptor of each tree's base
+	views    []*overlay.Face
 }
 
 // takeProof seals what the session has so far, by its owner or, without one,
@@ -63,6 +64,9 @@ func openProof(ctx context.Context, sess *snapshots.Session, snap snapshots.Snap
 	p.sealed = sealed
 	var in []review.TreeInput
 	for _, t := range sealed.Trees() {
+		if t.OnImage() {
+			continue // never committed: see imageChanges
+		}
 		fd, err := unix.Open(t.Base, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 		if err != nil {
 			p.Close()
@@ -80,8 +84,62 @@ func openProof(ctx context.Context, sess *snapshots.Session, snap snapshots.Snap
 	return p, nil
 }
 
+// imageChanges are the changes that a tree on an image has otherwise than its
+// image. They are for reading: the image stays what it is.
+func (p *proof) imageChanges(ctx context.Context, tree snapshots.TreeSpec) (*review.ChangeSet, error) {
+	old, now, err := p.imageFaces(tree)
+	if err != nil {
+		return nil, err
+	}
+	set, err := review.Between(ctx, []review.Pair{{Name: tree.Name, Old: old, New: now}}, review.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("compute the changes of tree %s in session %q: %w", tree.Name, p.session.Name(), err)
+	}
+	return set, nil
+}
+
+// imageFaces are a tree on an image without its changes, until Close, and with
+// them.
+func (p *proof) imageFaces(tree snapshots.TreeSpec) (old, now *overlay.Face, err error) {
+	old, err = p.sealed.View(tree.Name, overlay.Stack{Sealed: tree.Image.Ranges()})
+	if err != nil {
+		return nil, nil, fmt.Errorf("look at the image of tree %s: %w", tree.Name, err)
+	}
+	p.views = append(p.views, old)
+	return old, p.faces()[tree.Name], nil
+}
+
+// touched counts the paths that layers have of a tree on an image: what may have
+// changed, without a look at what it contains.
+func (p *proof) touched(tree snapshots.TreeSpec) (n int, err error) {
+	_, now, err := p.imageFaces(tree)
+	if err != nil {
+		return 0, err
+	}
+	err = now.Delta(func(e overlay.Entry) error {
+		if !e.Implicit {
+			n++
+		}
+		return nil
+	})
+	return n, err
+}
+
+// onImages are the session's trees on images.
+func (p *proof) onImages() (out []snapshots.TreeSpec) {
+	for _, t := range p.session.Trees() {
+		if t.OnImage() {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
 // Close gives back what the proof holds open.
 func (p *proof) Close() {
+	for _, f := range p.views {
+		f.Detach()
+	}
 	for _, fd := range p.bases {
 		_ = unix.Close(fd)
 	}

@@ -190,6 +190,10 @@ func resolvePaths(trees []snapshots.TreeSpec, operands []string) ([]treePath, er
 func treeHints(trees []snapshots.TreeSpec) []string {
 	var out []string
 	for _, t := range trees {
+		if t.OnImage() {
+			out = append(out, fmt.Sprintf("tree %s is image %s", t.Name, safeLine(t.Image.Name)))
+			continue
+		}
 		out = append(out, fmt.Sprintf("tree %s is %s", t.Name, t.Mount))
 	}
 	return out

@@ -89,6 +89,9 @@ func (e *env) sandbox(ctx context.Context, sess *snapshots.Session, client *owne
 		cfg.Caches = append(cfg.Caches, local.DefaultCaches(home)...)
 	}
 	for _, t := range sess.Trees() {
+		if t.OnImage() {
+			continue // a guest's
+		}
 		cfg.Views = append(cfg.Views, e.view(client, t, o, redact.New(o.secrets).String(strings.Join(command, " "))))
 	}
 	// From here on signals are the command's: one that cancelled ctx would end

@@ -121,6 +121,9 @@ func open(ctx context.Context, o Options, client *owner.Client) (*Sandbox, error
 		Caches: o.Caches, Hide: append([]string{o.Session.Store().Home()}, o.Hide...),
 	}
 	for _, t := range o.Session.Trees() {
+		if t.OnImage() {
+			continue // a guest's
+		}
 		s.config.Views = append(s.config.Views, View{Path: t.Mount})
 		s.placed[t.Mount] = true
 		n := s.last

@@ -150,6 +150,9 @@ func openHost(path, state string, bases detached, hide overlay.HostID) (*overlay
 func (s *server) addTree(ctx context.Context, a AddTree) (string, error) {
 	s.adding.Lock()
 	defer s.adding.Unlock()
+	if a.Image != nil {
+		return snapshots.Root, s.addImage(ctx, a.Image)
+	}
 	taken := map[string]bool{}
 	for _, t := range s.sess.Trees() {
 		if t.Base == a.Base {
@@ -161,6 +164,17 @@ func (s *server) addTree(ctx context.Context, a AddTree) (string, error) {
 	bases := detachBases([]snapshots.TreeSpec{spec}, s.log)
 	defer bases.close()
 	return spec.Name, s.live.AddTree(ctx, spec, snapshots.OpenOptions{OpenBase: bases.open})
+}
+
+// addImage adds the tree root on an image to the live session, unless it stands
+// on it already.
+func (s *server) addImage(ctx context.Context, image *snapshots.Image) error {
+	for _, t := range s.sess.Trees() {
+		if t.Name == snapshots.Root && t.OnImage() && t.Image.Digest == image.Digest {
+			return nil
+		}
+	}
+	return s.live.AddTree(ctx, snapshots.TreeSpec{Name: snapshots.Root, Image: image}, snapshots.OpenOptions{})
 }
 
 // unserve forgets a mount that is gone.

@@ -80,6 +80,9 @@ type AddTree struct {
 	Base string `json:"base"`
 	// Mount is where it stands.
 	Mount string `json:"mount"`
+	// Image makes it the tree [snapshots.Root] on an image, in the place of the
+	// two above.
+	Image *snapshots.Image `json:"image,omitempty"`
 }
 
 // Mount is a FUSE connection that an owner serves.
