@@ -11,16 +11,17 @@ import (
 
 // floor says how high a top-level folder stands: a package imports only from
 // folders below its own, or from its own. cmd -> sandbox, review -> snapshots,
-// vm, fs -> overlay; integration tests may use all of them but cmd.
+// vm, fs -> overlay; vm, whose images are what sessions stand on, uses snapshots;
+// integration tests may use all of them but cmd.
 var floor = map[string]int{
 	"overlay":     1,
 	"snapshots":   2,
-	"vm":          2,
+	"vm":          3,
 	"fs":          2,
-	"sandbox":     3,
-	"review":      3,
-	"cmd":         4,
-	"integration": 4,
+	"sandbox":     4,
+	"review":      4,
+	"cmd":         5,
+	"integration": 5,
 }
 
 type listed struct {
