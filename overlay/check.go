@@ -11,7 +11,7 @@ import (
 )
 
 // What a check of a state directory needs: see snapshots.Store.Check. None of
-// it changes anything but [MendRecord].
+// it changes anything but [MendRecord] and [Distrust].
 
 // CheckRecord reads the record of layer l in a directory of layers and verifies
 // the checksum of every frame, that each decodes, and that the record is the
@@ -75,6 +75,16 @@ func CheckIndex(fs hostfs.FS, state int) error {
 		err = fmt.Errorf("it ends at byte %d of %d: %w", n, len(b), ErrCorrupt)
 	}
 	return err
+}
+
+// Distrust has the next open of the tree in a state directory compare the active
+// layer with its record, as after a crash.
+func Distrust(fs hostfs.FS, state int) error {
+	fd, err := fs.Open(state, dirtyMark, unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("mark as in use: %w", err)
+	}
+	return fs.Close(fd)
 }
 
 // MendRecord writes the record of a sealed layer again from what the index in

@@ -260,6 +260,9 @@ func (ld *loader) node(f *nodeFrame, d *decoder) error {
 	x.flags, x.nlink, x.lower, x.ctime, x.kept = f.flags, f.nlink, f.lower, f.ctime, nil
 	n.whole = n.whole || f.flags&verWhole != 0
 	x.parent, x.name = nil, f.name
+	if ld.lone && f.name == "" && n.isDir() {
+		ld.t.root = n // its number is the base's, which is not asked
+	}
 	if n != ld.t.root && f.flags&(verOrphan|verGhost) == 0 {
 		if !validName(f.name) {
 			return fmt.Errorf("name %q of inode %d: %w", f.name, f.ino, ErrCorrupt)

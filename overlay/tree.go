@@ -503,11 +503,7 @@ func (t *Tree) startRoot(l LayerID) error {
 }
 
 func (t *Tree) markDirty() error {
-	fd, err := t.fs.Open(t.stateFD, dirtyMark, unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return fmt.Errorf("mark as in use: %w", err)
-	}
-	return t.fs.Close(fd)
+	return Distrust(t.fs, t.stateFD)
 }
 
 func (t *Tree) activeHasChanges() bool {

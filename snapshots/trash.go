@@ -118,6 +118,9 @@ func (s *Store) openTrash(id string) (*trashed, error) {
 			Time: r.Time, Expires: r.Time.Add(DefaultRetention), Paths: r.Paths,
 		}}, nil
 	}
+	if t, err := s.openTrashedLayer(dir, id, path); t != nil || err != nil {
+		return t, err
+	}
 	m, err := readManifest(s.fs, dir, path)
 	if err != nil {
 		return nil, err
@@ -212,6 +215,10 @@ func (s *Store) Restore(ctx context.Context, id string) (*Session, error) {
 	}
 	if t.Kind == TrashPaths {
 		return s.restorePaths(ctx, t.discard)
+	}
+	if t.Kind == TrashLayer {
+		return nil, fmt.Errorf("trash %s: a layer without a record of what it is; its files are in %q",
+			id, filepath.Join(s.home, dirTrash, id, trashedLayer, layerTree))
 	}
 	if err := s.locked(func() error { return s.restoreSession(t.man) }); err != nil {
 		return nil, fmt.Errorf("restore session %s: %w", t.Name, err)

@@ -267,6 +267,7 @@ type TrashKind string
 const (
 	TrashSession TrashKind = "session" // a whole session
 	TrashPaths   TrashKind = "paths"   // some changes of a session that goes on
+	TrashLayer   TrashKind = "layer"   // a layer that no record accounted for
 )
 
 // TrashEntry is one element of the trash.

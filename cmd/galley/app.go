@@ -77,7 +77,7 @@ func newApp(e *env) *cli.App {
 			runCommand(e), statusCommand(e), diffCommand(e), commitCommand(e), discardCommand(e), recoverCommand(e),
 			logCommand(e), showCommand(e), blameCommand(e), snapshotCommand(e), rollbackCommand(e), restoreCommand(e),
 			forkCommand(e), pickCommand(e), pruneCommand(e),
-			sessionsCommand(e), attachCommand(e), duCommand(e), gcCommand(e),
+			sessionsCommand(e), attachCommand(e), duCommand(e), gcCommand(e), fsckCommand(e),
 			exportCommand(e), importCommand(e), pushCommand(e), pullCommand(e),
 			mountCommand(e), unmountCommand(e), overlayCommand(e),
 			mcpCommand(e), toolCommand(e), serveCommand(e), eventsCommand(e),

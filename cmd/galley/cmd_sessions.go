@@ -57,7 +57,7 @@ how many changes it holds. Removed sessions and discarded changes go to a trash 
 there for 14 days; --trash lists it, and restore takes something out of it again.`,
 		json: `[{"id", "name", "base", "trees": [{"name", "base", "mount"}], "created", "used",
   "live": bool, "bytes", "max_size", "changes", "error"}]    bytes and changes are -1 if unknown
---trash: [{"id", "kind": "session"|"paths", "session", "name", "base", "paths", "time", "expires"}]`,
+--trash: [{"id", "kind": "session"|"paths"|"layer", "session", "name", "base", "paths", "time", "expires"}]`,
 		examples: [][2]string{
 			{"galley sessions", "the list"},
 			{"galley sessions rm brave-otter", "to the trash with it"},
@@ -193,11 +193,13 @@ func listTrash(e *env, st *snapshots.Store, asJSON bool) error {
 	rows := [][]string{{"ID", "SESSION", "WHAT", "BASE", "DISCARDED", "KEPT FOR"}}
 	for _, t := range infos {
 		what := "the session"
-		if t.Kind == snapshots.TrashPaths {
+		switch {
+		case t.Kind == snapshots.TrashLayer:
+			what = "a layer"
+		case t.Kind == snapshots.TrashPaths && t.Paths > 0:
+			what = ui.Count(t.Paths, "path", "paths")
+		case t.Kind == snapshots.TrashPaths:
 			what = "all changes"
-			if t.Paths > 0 {
-				what = ui.Count(t.Paths, "path", "paths")
-			}
 		}
 		rows = append(rows, []string{t.ID, safeLine(t.Name), what, safeLine(t.Base), ui.Age(now, t.Time) + " ago", ui.Age(t.Expires, now)})
 	}

@@ -11,6 +11,7 @@ const (
 	exitRefused = 1   // not done, and nothing changed: the answer was no, or the state forbids it
 	exitDrift   = 3   // commit: the base changed on the host at paths of the change set
 	exitDigest  = 4   // commit: the digest names another change set than the session now has
+	exitDamage  = 5   // fsck: something is damaged, and was not repaired
 	exitFailed  = 125 // Galley failed, or was called wrongly
 	exitCannot  = 126 // run, attach: the command was found and cannot be executed
 	exitMissing = 127 // run, attach: the command was not found
