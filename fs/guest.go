@@ -132,6 +132,8 @@ func (g *Guest) Close() { g.raw.face.Detach() }
 // told is what a guest's kernel was told last of a node.
 type told struct {
 	mtime, ctime stamp
+	// shift is how many nanoseconds were added to the mtime.
+	shift uint32
 	// early: that was so soon after the ctime that a later change may have
 	// the same.
 	early bool
@@ -158,16 +160,25 @@ func (r *rawFS) tell(id uint64, a *fuse.Attr) (altered bool) {
 	}
 	dir := a.Mode&unix.S_IFMT == unix.S_IFDIR
 	r.nodes.withTold(id, func(t *told) {
-		// A file that has the ctime of which the guest was told is as it was
-		// then. A directory's is that of one layer, and names may change in
-		// another.
-		if t.stale && t.mtime == now.mtime && (dir || t.early || t.ctime != now.ctime) {
-			a.Mtimensec ^= 1
-			now.mtime.nsec ^= 1
+		same := t.mtime == now.mtime
+		switch {
+		case dir && same:
+			// A directory's times are those of one layer, and names may
+			// change in another. The guest compares when it lists: what it
+			// was told last has to stay.
+			now.shift = t.shift
+			if t.stale {
+				now.shift++
+			}
+		case same && t.stale && (t.early || t.ctime != now.ctime):
+			// A file that has the ctime of which the guest was told is as it
+			// was then.
+			now.shift = 1 - t.shift
 			altered = true
 		}
 		*t = now
 	})
+	a.Mtimensec = (a.Mtimensec + now.shift) % 1_000_000_000
 	return altered
 }
 
