@@ -38,8 +38,9 @@ type Keep struct {
 }
 
 // Flatten writes what the sealed layers of s change as one new sealed layer,
-// but for what k leaves out and what only that needed. The layer shows only
-// after a [Barrier.Switch] to a stack that has it; The
+// but for what k leaves out and what only that needed. Nothing of it need be on
+// the disk yet. The layer shows only after a [Barrier.Switch] to a stack that
+// has it; the
 // number of the live view's active layer must not be below to, unless the
 // switch follows within the same barrier. It may be called inside a barrier
 // and outside.
@@ -598,8 +599,8 @@ func (f *flattening) below(path string) bool {
 	return false
 }
 
-// finish restores the times that adding entries changed, and makes the layer
-// durable with its record.
+// finish restores the times that adding entries changed, and writes the layer's
+// record.
 func (f *flattening) finish() error {
 	t := f.t
 	for n := range t.all {
@@ -627,10 +628,7 @@ func (f *flattening) finish() error {
 		return err
 	}
 	defer t.fs.Close(rec.fd)
-	if err := hostfs.WriteFull(t.fs, rec.fd, f.enc.b, rec.size); err != nil {
-		return err
-	}
-	return t.fs.Syncfs(rec.fd)
+	return hostfs.WriteFull(t.fs, rec.fd, f.enc.b, rec.size)
 }
 
 // undo forgets a layer that could not be written.

@@ -26,8 +26,8 @@ const preserveDir = "preserve"
 // Preserve writes what the base has now at paths, which are going to be
 // replaced, as the sealed layer to, which must be one of replaced files (see
 // [Replaced]): nodes as they are, and whiteouts where there is nothing yet. It
-// shows only in views that have the layer. It may be called while programs work
-// in the tree, one call at a time.
+// shows only in views that have the layer. Nothing of it need be on the disk yet.
+// It may be called while programs work in the tree, one call at a time.
 func (t *Tree) Preserve(to LayerID, paths []Preserved) (err error) {
 	defer func() {
 		if err != nil {
@@ -48,9 +48,6 @@ func (t *Tree) Preserve(to LayerID, paths []Preserved) (err error) {
 			break
 		}
 	}
-	if err == nil {
-		err = p.Sync()
-	}
 	if cerr := p.Close(); err == nil {
 		err = cerr
 	}
@@ -61,15 +58,7 @@ func (t *Tree) Preserve(to LayerID, paths []Preserved) (err error) {
 	if err := t.fs.Rename(t.stateFD, from, t.layersFD, layerName(to), unix.RENAME_NOREPLACE); err != nil {
 		return err
 	}
-	if err := hostfs.RemoveAll(t.fs, t.stateFD, preserveDir); err != nil {
-		return err
-	}
-	layers, err := t.fs.Open(t.layersFD, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return err
-	}
-	defer t.fs.Close(layers)
-	return t.fs.Fsync(layers)
+	return hostfs.RemoveAll(t.fs, t.stateFD, preserveDir)
 }
 
 // preserver opens a tree on the same base whose active layer is the one to

@@ -26,12 +26,10 @@ func Between(ctx context.Context, pairs []Pair, opts Options) (*ChangeSet, error
 	var changes []Change
 	var trees []*tree
 	for _, p := range pairs {
-		b := &between{old: p.Old, now: p.New, seen: map[string]bool{}}
-		t := &tree{name: p.Name, base: viewSide{p.Old}}
-		if p.New != nil {
-			t.view = faceView{p.New}
-		} else {
-			t.view = faceView{p.Old}
+		b := &between{old: p.Old, now: p.New, oldView: FaceView(p.Old), nowView: FaceView(p.New), seen: map[string]bool{}}
+		t := &tree{name: p.Name, base: viewSide{p.Old, b.oldView}, view: b.nowView}
+		if p.New == nil {
+			t.view = b.oldView
 		}
 		b.d = &differ{ctx: ctx, tree: t, leader: map[uint64]string{}, digests: map[uint64][32]byte{}}
 		if err := b.run(opts); err != nil {
@@ -47,7 +45,10 @@ func Between(ctx context.Context, pairs []Pair, opts Options) (*ChangeSet, error
 type between struct {
 	d        *differ
 	old, now *overlay.Face
-	seen     map[string]bool // paths that were compared
+	// oldView and nowView are the same as views.
+	oldView, nowView View
+
+	seen map[string]bool // paths that were compared
 }
 
 func (b *between) run(opts Options) error {
@@ -135,19 +136,19 @@ func (b *between) path(p string) error {
 		return nil // what differs below is a candidate of its own
 	}
 	if oldDir {
-		if err := b.below(b.old, p); err != nil {
+		if err := b.below(b.oldView, p); err != nil {
 			return err
 		}
 	}
 	if newDir {
-		return b.below(b.now, p)
+		return b.below(b.nowView, p)
 	}
 	return nil
 }
 
-func (b *between) below(f *overlay.Face, dir string) error {
+func (b *between) below(v View, dir string) error {
 	var names []string
-	err := faceView{f}.List(dir, func(name string, _ uint32) bool { names = append(names, name); return true })
+	err := v.List(dir, func(name string, _ uint32) bool { names = append(names, name); return true })
 	if err != nil {
 		return fmt.Errorf("list %q: %w", dir, err)
 	}
@@ -165,12 +166,12 @@ func (b *between) compare(p string, old, now *overlay.Attr) error {
 	c := Change{Tree: d.tree.name, Path: p, At: p, Origin: p}
 	var err error
 	if old != nil {
-		if c.Old, err = metaOf(b.old, p, old); err != nil {
+		if c.Old, err = metaOf(b.oldView, p, old); err != nil {
 			return err
 		}
 	}
 	if now != nil {
-		if c.New, err = metaOf(b.now, p, now); err != nil {
+		if c.New, err = metaOf(b.nowView, p, now); err != nil {
 			return err
 		}
 		if c.New.IsRegular() {
@@ -210,13 +211,16 @@ func (b *between) compare(p string, old, now *overlay.Attr) error {
 }
 
 // metaOf describes a node of a view, without its digest.
-func metaOf(f *overlay.Face, path string, a *overlay.Attr) (*Meta, error) {
-	d := &differ{tree: &tree{view: faceView{f}}}
+func metaOf(v View, path string, a *overlay.Attr) (*Meta, error) {
+	d := &differ{tree: &tree{view: v}}
 	return d.newMeta(&overlay.Entry{Path: path, Attr: *a})
 }
 
 // viewSide is a view in the place of a base.
-type viewSide struct{ f *overlay.Face }
+type viewSide struct {
+	f    *overlay.Face // nil: nothing
+	view View          // of f
+}
 
 func (v viewSide) stat(path string, st *unix.Statx_t) (bool, error) {
 	a, err := attrAt(v.f, path)
@@ -231,21 +235,21 @@ func (v viewSide) open(path string) (*Content, error) {
 	if v.f == nil {
 		return nil, unix.ENOENT
 	}
-	return faceView(v).Open(path)
+	return v.view.Open(path)
 }
 
 func (v viewSide) readlink(path string) (string, error) {
 	if v.f == nil {
 		return "", unix.ENOENT
 	}
-	return faceView(v).Readlink(path)
+	return v.view.Readlink(path)
 }
 
 func (v viewSide) xattrs(path string) ([]Xattr, error) {
 	if v.f == nil {
 		return nil, unix.ENOENT
 	}
-	return faceView(v).Xattrs(path)
+	return v.view.Xattrs(path)
 }
 
 func (v viewSide) factsNow(path string) (*overlay.Was, error) {
@@ -266,7 +270,7 @@ func (v viewSide) each(dir string, fn func(name string) error) error {
 		return nil
 	}
 	var names []string
-	err := faceView(v).List(dir, func(name string, _ uint32) bool { names = append(names, name); return true })
+	err := v.view.List(dir, func(name string, _ uint32) bool { names = append(names, name); return true })
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}

@@ -3,6 +3,7 @@ package review
 import (
 	"path"
 	"strings"
+	"sync"
 	"unicode"
 
 	"github.com/bmatcuk/doublestar/v4"
@@ -104,17 +105,88 @@ var hostRules = []hostRule{
 func runsOnHost(p string) string {
 	p = strings.ToLower(p)
 	last := path.Base(p)
-	for i := range hostRules {
-		r := &hostRules[i]
-		subject := p
-		if !strings.Contains(r.pattern, "/") {
-			subject = last
+	m := hostMatcher()
+	best, ok := m.names[last]
+	if !ok {
+		best = len(hostRules)
+	}
+	for _, part := range m.rest {
+		if part.rule >= best {
+			break
 		}
-		if ok, err := doublestar.Match(r.pattern, subject); err == nil && ok {
-			return r.reason
+		if strings.Contains(p, part.literal) && hostRules[part.rule].matches(p, last) {
+			best = part.rule
+			break
 		}
 	}
-	return ""
+	if best == len(hostRules) {
+		return ""
+	}
+	return hostRules[best].reason
+}
+
+// matches compares a path in lower case, of which last is the last component.
+func (r *hostRule) matches(p, last string) bool {
+	subject := p
+	if !strings.Contains(r.pattern, "/") {
+		subject = last
+	}
+	ok, err := doublestar.Match(r.pattern, subject)
+	return err == nil && ok
+}
+
+// hostTable is hostRules in a form in which a path, of which a change set may
+// have many, need not be matched against each pattern.
+type hostTable struct {
+	names map[string]int // rules, by the last components that they name outright
+	rest  []hostPart     // all others, in the order of the rules
+}
+
+// hostPart is a rule, or one alternative of it, with a text that a path must
+// have in it to match.
+type hostPart struct {
+	rule    int
+	literal string
+}
+
+var hostMatcher = sync.OnceValue(func() *hostTable {
+	t := &hostTable{names: map[string]int{}}
+	for i := range hostRules {
+		for _, alternative := range expandBraces(hostRules[i].pattern) {
+			if !strings.ContainsAny(alternative, "/*") {
+				if _, ok := t.names[alternative]; !ok {
+					t.names[alternative] = i
+				}
+				continue
+			}
+			part := hostPart{rule: i}
+			for piece := range strings.SplitSeq(alternative, "*") {
+				// A slash beside ** may match nothing.
+				if piece = strings.Trim(piece, "/"); len(piece) > len(part.literal) {
+					part.literal = piece
+				}
+			}
+			t.rest = append(t.rest, part)
+		}
+	}
+	return t
+})
+
+// expandBraces lists what a pattern means with one of each of its
+// alternatives, which are not nested.
+func expandBraces(pattern string) []string {
+	before, rest, ok := strings.Cut(pattern, "{")
+	if !ok {
+		return []string{pattern}
+	}
+	inner, after, _ := strings.Cut(rest, "}")
+	var out []string
+	for alternative := range strings.SplitSeq(inner, ",") {
+		for _, tail := range expandBraces(after) {
+			out = append(out, before+alternative+tail)
+		}
+	}
+	return out
 }
 
 // foldName takes out what some file systems, or the eye, do not tell apart:

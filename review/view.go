@@ -5,6 +5,7 @@ import (
 	"io"
 	"sort"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -68,16 +69,46 @@ func (c *Content) Close() { c.close() }
 
 // FaceView makes a View of a face, which should be read-only and on sealed
 // layers: a change set of anything that still changes means nothing.
-func FaceView(f *overlay.Face) View { return faceView{f} }
+func FaceView(f *overlay.Face) View { return &faceView{f: f} }
 
-type faceView struct{ f *overlay.Face }
+// faceView keeps the directory that it was last asked about: a change set is
+// gone through in order, and finding a deep path costs a call for each
+// component.
+type faceView struct {
+	f *overlay.Face
 
-func (v faceView) Delta(fn func(overlay.Entry) error) error { return v.f.Delta(fn) }
+	mu   sync.Mutex
+	dir  string        // protected by mu
+	node *overlay.Node // of dir; protected by mu
+}
 
-func (v faceView) WasAt(basePath string) (overlay.Was, bool) { return v.f.WasAt(basePath) }
+// walk finds the node at a path, as [overlay.Face.Walk] does.
+func (v *faceView) walk(path string) (*overlay.Node, overlay.Attr, error) {
+	dir := parentOf(path)
+	if dir == "" {
+		return v.f.Walk(path)
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.node == nil || v.dir != dir {
+		n, _, err := v.f.Walk(dir)
+		if err != nil {
+			return nil, overlay.Attr{}, err
+		}
+		if v.node != nil {
+			v.f.Forget(v.node, 1)
+		}
+		v.dir, v.node = dir, n
+	}
+	return v.f.Lookup(v.node, baseName(path))
+}
 
-func (v faceView) Open(path string) (*Content, error) {
-	n, a, err := v.f.Walk(path)
+func (v *faceView) Delta(fn func(overlay.Entry) error) error { return v.f.Delta(fn) }
+
+func (v *faceView) WasAt(basePath string) (overlay.Was, bool) { return v.f.WasAt(basePath) }
+
+func (v *faceView) Open(path string) (*Content, error) {
+	n, a, err := v.walk(path)
 	if err != nil {
 		return nil, err
 	}
@@ -93,8 +124,8 @@ func (v faceView) Open(path string) (*Content, error) {
 	}, nil
 }
 
-func (v faceView) Readlink(path string) (string, error) {
-	n, _, err := v.f.Walk(path)
+func (v *faceView) Readlink(path string) (string, error) {
+	n, _, err := v.walk(path)
 	if err != nil {
 		return "", err
 	}
@@ -102,8 +133,8 @@ func (v faceView) Readlink(path string) (string, error) {
 	return v.f.Readlink(n)
 }
 
-func (v faceView) Xattrs(path string) ([]Xattr, error) {
-	n, _, err := v.f.Walk(path)
+func (v *faceView) Xattrs(path string) ([]Xattr, error) {
+	n, _, err := v.walk(path)
 	if err != nil {
 		return nil, err
 	}
@@ -118,8 +149,8 @@ func (v faceView) Xattrs(path string) ([]Xattr, error) {
 	return collectXattrs(names, func(name string) ([]byte, error) { return v.f.Getxattr(n, name) })
 }
 
-func (v faceView) List(path string, fn func(name string, typ uint32) bool) error {
-	n, _, err := v.f.Walk(path)
+func (v *faceView) List(path string, fn func(name string, typ uint32) bool) error {
+	n, _, err := v.walk(path)
 	if err != nil {
 		return err
 	}

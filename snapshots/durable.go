@@ -41,6 +41,25 @@ func replaceFile(fs hostfs.FS, dir int, name string, text []byte) error {
 	if err := stageFile(fs, dir, tmp, text); err != nil {
 		return err
 	}
+	return putStaged(fs, dir, tmp, name)
+}
+
+// replaceWith is replaceFile, and makes everything that was written on the file
+// system of dir durable before the text counts.
+func replaceWith(fs hostfs.FS, dir int, name string, text []byte) error {
+	tmp := name + ".new"
+	if err := stage(fs, dir, tmp, text, false); err != nil {
+		return err
+	}
+	if err := fs.Syncfs(dir); err != nil {
+		_ = fs.Unlink(dir, tmp, 0)
+		return fmt.Errorf("sync %s with what it names: %w", name, err)
+	}
+	return putStaged(fs, dir, tmp, name)
+}
+
+// putStaged puts what is ready under tmp in the place of name, durably.
+func putStaged(fs hostfs.FS, dir int, tmp, name string) error {
 	if err := fs.Rename(dir, tmp, dir, name, 0); err != nil {
 		_ = fs.Unlink(dir, tmp, 0)
 		return fmt.Errorf("rename %s to %s: %w", tmp, name, err)

@@ -75,7 +75,7 @@ func (s *Session) Open(ctx context.Context, opt OpenOptions) (*Live, error) {
 
 func (l *Live) open(opt OpenOptions) error {
 	m := l.held.man.Load()
-	if m.Discarded != nil {
+	if m.Discarded != nil && !l.held.trashed {
 		return fmt.Errorf("%w: it was discarded at %s; galley gc finishes that", ErrNotFound, m.Discarded.Format("2006-01-02 15:04"))
 	}
 	if m.Building != 0 {

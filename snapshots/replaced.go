@@ -116,7 +116,7 @@ func (l *Live) replacing(r Replacing) error {
 	m.Replacements++
 	m.Replaced = append(m.Replaced, rec)
 	if !r.Live {
-		return l.held.update(func(old *manifest) { *old = *m })
+		return l.held.updateWith(func(old *manifest) { *old = *m })
 	}
 	return l.restack(m)
 }
@@ -130,7 +130,7 @@ func (l *Live) restack(m *manifest) error {
 			return err
 		}
 	}
-	err := l.switchTo(m, false, nil, nil, func(q *quiesced) error {
+	err := l.switchTo(m, withAll, nil, nil, func(q *quiesced) error {
 		for i := range l.trees {
 			if err := q.rest.Restack(i, m.Trees[i].Stack); err != nil {
 				return err
@@ -191,8 +191,9 @@ func (m *manifest) withReplaced(s Snapshot) Snapshot {
 func under(ranges []overlay.Range) []overlay.Range { return clip(ranges, minLayer, overlay.Replaced) }
 
 // Family are the other sessions that have layers in common with sess: those
-// that it was forked from, and all their forks. Those in the trash are not
-// among them.
+// that it was forked from, and all their forks. Those in the trash are among
+// them, since they may come back: they can be opened for [Live.Replacing] and
+// must not be changed otherwise.
 func (s *Store) Family(sess *Session) ([]*Session, error) {
 	m := sess.man.Load()
 	id := m.Family
@@ -203,7 +204,7 @@ func (s *Store) Family(sess *Session) ([]*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	var out []*Session
+	var all []*Session
 	for _, i := range infos {
 		if i.Err != nil || i.ID == sess.id {
 			continue
@@ -212,6 +213,24 @@ func (s *Store) Family(sess *Session) ([]*Session, error) {
 		if err != nil {
 			return nil, err
 		}
+		all = append(all, other)
+	}
+	trash, err := s.Trash()
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range trash {
+		if t.Kind != TrashSession {
+			continue
+		}
+		other := &Session{store: s, id: t.ID, trashed: true}
+		if err := other.Reload(); err != nil {
+			return nil, err
+		}
+		all = append(all, other)
+	}
+	var out []*Session
+	for _, other := range all {
 		if om := other.man.Load(); om.ID == id || om.Family == id {
 			out = append(out, other)
 		}

@@ -159,3 +159,43 @@ func TestCommitLeavesOlderViews(t *testing.T) {
 		t.Errorf("gc: %+v", rep)
 	}
 }
+
+// A fork that was in the trash during a commit comes back as it was.
+func TestCommitLeavesAForkInTheTrash(t *testing.T) {
+	f := newFixture(t, nil)
+	write(t, filepath.Join(f.base, "mod"), "base mod")
+	s := f.create(Spec{})
+	o := mustOpen(t, s)
+	check(t, o.put(Workspace, "early", "1"))
+	one := o.mustSeal(t, "one")
+	forked, err := f.store.Fork(ctx, s, Fork{At: one.Number, Name: "fork"})
+	check(t, err)
+	want := sealedContent(t, forked, one.Number, Workspace)
+	_, err = f.store.Remove(forked)
+	check(t, err)
+
+	check(t, o.put(Workspace, "mod", "session"))
+	two := o.mustSeal(t, "two")
+	family, err := f.store.Family(s)
+	check(t, err)
+	if len(family) != 1 || family[0].ID() != forked.ID() || !family[0].InTrash() {
+		t.Fatalf("family %v, want the fork in the trash", family)
+	}
+	p := mustOpen(t, family[0])
+	commitAll(t, o, []*opened{p}, two.Number, "c1", []Path{"mod"}, nil, func() {
+		write(t, filepath.Join(f.base, "mod"), "session")
+	})
+	check(t, p.close())
+
+	back, err := f.store.Restore(ctx, forked.ID())
+	check(t, err)
+	if got := sealedContent(t, back, one.Number, Workspace); got != want {
+		t.Errorf("the fork's snapshot shows %q, want %q", got, want)
+	}
+	p = mustOpen(t, back)
+	if got := p.content(t, Workspace); got != want {
+		t.Errorf("the fork shows %q, want %q", got, want)
+	}
+	check(t, p.close())
+	check(t, o.close())
+}

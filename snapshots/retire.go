@@ -120,7 +120,7 @@ func (l *Live) tryRetire(r retirement) (Snapshot, error) {
 	if err := l.held.update(func(m *manifest) { m.Building, m.Next, m.Replacements = built, next+1, m.Replacements+1 }); err != nil {
 		return Snapshot{}, err
 	}
-	if err := l.prepare(next, true); err != nil {
+	if err := l.prepare(next, false); err != nil {
 		return Snapshot{}, err
 	}
 	q := l.quiesce(r.affects)
@@ -134,7 +134,14 @@ func (l *Live) tryRetire(r retirement) (Snapshot, error) {
 			return Snapshot{}, err
 		}
 	}
-	err := l.switchTo(m, false, q, nil, func(q *quiesced) error {
+	// The layer that was built, the next one and the manifest that names them
+	// get on the disk together, with all that lies below.
+	durable := l.durable
+	if q.rest == nil {
+		// Else a seal follows, which may still write to a record.
+		l.durable = built
+	}
+	err := l.switchTo(m, withAll, q, nil, func(q *quiesced) error {
 		if q.rest != nil {
 			if err := q.rest.Seal(next); err != nil {
 				return err
@@ -143,18 +150,19 @@ func (l *Live) tryRetire(r retirement) (Snapshot, error) {
 		return switchAll(q.flat, stacks)
 	})
 	if err != nil {
+		l.durable = durable
 		return Snapshot{}, err
 	}
 	snap := m.last()
-	if err := l.fs().Fsync(l.held.dir); err != nil {
-		return snap, fmt.Errorf("sync the session's directory: %w", err)
-	}
-	l.durable = built
 	for _, p := range append(points[1:], snap) {
-		if err := appendHistory(l.fs(), l.held.dir, historyLine{Snapshot: p}, true); err != nil {
+		if err := appendHistory(l.fs(), l.held.dir, historyLine{Snapshot: p}, false); err != nil {
 			return snap, err
 		}
 	}
+	if err := l.fs().Syncfs(l.held.dir); err != nil {
+		return snap, fmt.Errorf("sync the session's directory: %w", err)
+	}
+	l.durable = built
 	return snap, nil
 }
 
@@ -192,7 +200,7 @@ func (l *Live) planRetirement(r retirement, built, next overlay.LayerID) (m *man
 	return m, stacks, points
 }
 
-// flatten writes layer built in each affected tree, durably.
+// flatten writes layer built in each affected tree.
 //
 // Preconditions: no operation is in flight.
 func (l *Live) flatten(r retirement, built overlay.LayerID) error {
@@ -217,10 +225,6 @@ func (l *Live) flatten(r retirement, built overlay.LayerID) error {
 		if err := l.madeLayer(t.Name(), r.beneath); err != nil {
 			return err
 		}
-	}
-	// The only manifest that names the layers it replaces is about to go.
-	if err := l.fs().Syncfs(l.held.dir); err != nil {
-		return fmt.Errorf("sync the flattened layers: %w", err)
 	}
 	return nil
 }

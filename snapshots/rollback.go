@@ -95,7 +95,7 @@ func (l *Live) trySwitch(ctx context.Context, out *RolledBack, last bool) error 
 	}
 	var began time.Time
 	dirty := false
-	err := l.switchTo(m, false, nil, func() error {
+	err := l.switchTo(m, byItself, nil, func() error {
 		began = time.Now()
 		if dirty = l.dirty(); !dirty {
 			return nil

@@ -101,8 +101,12 @@ func (l *Live) seal(opt SealOptions) (Snapshot, error) {
 		m.Trees[i].Stack = overlay.Stack{Sealed: addLayer(m.Trees[i].Stack.Sealed, sealed), Active: next}
 	}
 	m.Next = next + 1
+	how := lazily
+	if opt.Durable {
+		how = byItself
+	}
 	var procs []Process
-	err := l.switchTo(m, !opt.Durable, nil, nil, func(q *quiesced) error {
+	err := l.switchTo(m, how, nil, nil, func(q *quiesced) error {
 		if err := q.rest.Seal(next); err != nil {
 			return err
 		}
@@ -152,13 +156,25 @@ func (l *Live) prepare(n overlay.LayerID, durable bool) error {
 	return nil
 }
 
+// durably says how a manifest gets on the disk before it counts.
+type durably int
+
+const (
+	// lazily: it may be lost in a power cut, as long as nobody synced anything
+	// after it.
+	lazily durably = iota
+	// byItself: it alone. What it names is there already.
+	byItself
+	// withAll: with everything that was written so far, in one go.
+	withAll
+)
+
 // switchTo makes m the manifest and does in the trees what it says, with no
 // operation in flight: q, or where that is nil a barrier of its own, holds them.
-// Of first, which may be nil, an error leaves everything as it is. A lazy one may
-// be lost in a power cut, as long as nobody synced anything after it.
+// Of first, which may be nil, an error leaves everything as it is.
 //
 // Preconditions: sem is held.
-func (l *Live) switchTo(m *manifest, lazy bool, q *quiesced, first func() error, do func(*quiesced) error) error {
+func (l *Live) switchTo(m *manifest, how durably, q *quiesced, first func() error, do func(*quiesced) error) error {
 	m.Durable, m.Taking = l.durable, nil
 	for i, t := range l.trees {
 		// Some more are made until the programs are held.
@@ -174,14 +190,20 @@ func (l *Live) switchTo(m *manifest, lazy bool, q *quiesced, first func() error,
 	}
 	const tmp = manifestFile + ".new"
 	fs, dir := l.fs(), l.held.dir
-	if lazy {
+	if how == lazily {
 		if err := l.keepManifest(); err != nil {
 			return err
 		}
 		defer l.keptManifestDone()
 	}
-	if err := stage(fs, dir, tmp, text, !lazy); err != nil {
+	if err := stage(fs, dir, tmp, text, how == byItself); err != nil {
 		return err
+	}
+	if how == withAll {
+		if err := fs.Syncfs(dir); err != nil {
+			_ = fs.Unlink(dir, tmp, 0)
+			return fmt.Errorf("sync the layers: %w", err)
+		}
 	}
 	if q == nil {
 		q = l.quiesce(func(string) bool { return false })
@@ -201,7 +223,7 @@ func (l *Live) switchTo(m *manifest, lazy bool, q *quiesced, first func() error,
 		return l.revert(err)
 	}
 	l.held.man.Store(m)
-	if !lazy {
+	if how != lazily {
 		l.manifestWritten()
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/overlay"
+	"github.com/galleyfs/galley/overlay/hostfs"
 )
 
 const (
@@ -27,8 +28,11 @@ const (
 type Session struct {
 	store *Store
 	id    string
-	man   atomic.Pointer[manifest]
-	hist  atomic.Pointer[historyCache]
+	// trashed: it is in the trash, and opened to keep what it shows.
+	trashed bool
+
+	man  atomic.Pointer[manifest]
+	hist atomic.Pointer[historyCache]
 }
 
 // load reads the session in sessions/<id>.
@@ -52,7 +56,16 @@ func (s *Session) Created() time.Time { return s.man.Load().Created }
 // Store is where the session is.
 func (s *Session) Store() *Store { return s.store }
 
-func (s *Session) rel() string { return filepath.Join(dirSessions, s.id) }
+// InTrash tells that the session is one of those in the trash that
+// [Store.Family] lists.
+func (s *Session) InTrash() bool { return s.trashed }
+
+func (s *Session) rel() string {
+	if s.trashed {
+		return filepath.Join(dirTrash, s.id)
+	}
+	return filepath.Join(dirSessions, s.id)
+}
 
 // Dir is the session's directory.
 func (s *Session) Dir() string { return filepath.Join(s.store.home, s.rel()) }
@@ -211,13 +224,23 @@ func (h *held) release() {
 }
 
 // update replaces the manifest of a session that is held.
-func (h *held) update(change func(*manifest)) error {
+func (h *held) update(change func(*manifest)) error { return h.put(change, replaceFile) }
+
+// updateWith is update with everything that was written before, in one go: the
+// manifest may name what is not on the disk yet.
+func (h *held) updateWith(change func(*manifest)) error { return h.put(change, replaceWith) }
+
+func (h *held) put(change func(*manifest), write func(fs hostfs.FS, dir int, name string, text []byte) error) error {
 	m := h.man.Load().clone()
 	change(m)
 	if err := m.check(); err != nil {
 		return fmt.Errorf("session %s: %w", h.Name(), err)
 	}
-	if err := writeManifest(h.store.fs, h.dir, m); err != nil {
+	text, err := m.encode()
+	if err == nil {
+		err = write(h.store.fs, h.dir, manifestFile, text)
+	}
+	if err != nil {
 		return fmt.Errorf("session %s: %w", h.Name(), err)
 	}
 	h.man.Store(m)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sort"
 	"time"
 
@@ -220,7 +221,7 @@ func (s *Store) Restore(ctx context.Context, id string) (*Session, error) {
 		return nil, fmt.Errorf("trash %s: a layer without a record of what it is; its files are in %q",
 			id, filepath.Join(s.home, dirTrash, id, trashedLayer, layerTree))
 	}
-	if err := s.locked(func() error { return s.restoreSession(t.man) }); err != nil {
+	if err := s.locked(func() error { return s.restoreSession(id) }); err != nil {
 		return nil, fmt.Errorf("restore session %s: %w", t.Name, err)
 	}
 	return s.load(id)
@@ -229,31 +230,31 @@ func (s *Store) Restore(ctx context.Context, id string) (*Session, error) {
 // restoreSession is Remove backwards: the mark goes first.
 //
 // Preconditions: the store is locked.
-func (s *Store) restoreSession(m *manifest) error {
+func (s *Store) restoreSession(id string) error {
+	sess := &Session{store: s, id: id, trashed: true}
+	if err := sess.Reload(); err != nil {
+		return err
+	}
+	// A commit may be keeping what it shows at this moment.
+	h, err := sess.hold(0)
+	if err != nil {
+		return err
+	}
+	defer h.release()
 	infos, err := s.List()
 	if err != nil {
 		return err
 	}
-	m = m.clone()
-	m.Discarded = nil
-	m.Name = freeName(m.Name, func(name string) bool {
-		for _, i := range infos {
-			if i.Name == name {
-				return true
-			}
-		}
-		return false
+	err = h.update(func(m *manifest) {
+		m.Discarded = nil
+		m.Name = freeName(m.Name, func(name string) bool {
+			return slices.ContainsFunc(infos, func(i Info) bool { return i.Name == name })
+		})
 	})
-	dir, err := openDir(s.fs, s.dir, filepath.Join(dirTrash, m.ID))
 	if err != nil {
 		return err
 	}
-	err = writeManifest(s.fs, dir, m)
-	_ = s.fs.Close(dir)
-	if err != nil {
-		return err
-	}
-	return s.move(dirTrash, dirSessions, m.ID)
+	return s.move(dirTrash, dirSessions, id)
 }
 
 // restorePaths makes the stack that a discard left current again.
@@ -332,7 +333,7 @@ func (l *Live) switchBack(m *manifest, stacks []overlay.Stack) error {
 	if l.dirty() {
 		return errChangedSince
 	}
-	return l.switchTo(m, false, q, nil, func(q *quiesced) error { return switchAll(q.flat, stacks) })
+	return l.switchTo(m, byItself, q, nil, func(q *quiesced) error { return switchAll(q.flat, stacks) })
 }
 
 // Purge removes an element of the trash for good: a session with all its

@@ -10,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/galleyfs/galley/cmd/galley/internal/ui"
+	"github.com/galleyfs/galley/overlay/hostfs"
 )
 
 // env is what every command gets from the process around it.
@@ -18,7 +19,8 @@ type env struct {
 	stdout, stderr *os.File
 	getenv         func(string) string
 	log            *slog.Logger
-	out, err       ui.Style // how to paint the two outputs
+	out, err       ui.Style  // how to paint the two outputs
+	commitFS       hostfs.FS // through which commits write; tests end it midway
 }
 
 func newEnv(stdin, stdout, stderr *os.File, getenv func(string) string) *env {
@@ -26,7 +28,7 @@ func newEnv(stdin, stdout, stderr *os.File, getenv func(string) string) *env {
 		stdin: stdin, stdout: stdout, stderr: stderr, getenv: getenv,
 		log: newLogger(stderr, slog.LevelError),
 		out: ui.NewStyle(stdout, getenv),
-		err: ui.NewStyle(stderr, getenv),
+		err: ui.NewStyle(stderr, getenv), commitFS: hostfs.OS,
 	}
 }
 

@@ -103,6 +103,13 @@ A path that is not UTF-8 has its bytes beside it, in path_base64.`,
 			if o.digest != "" && !isDigest(o.digest) {
 				return usagef(c, "--digest %q: expected 12 to 64 hexadecimal digits, as galley diff --json prints them", c.String("digest"))
 			}
+			if o.stage != "" {
+				var err error
+				// A recovery, which reads it in the journal, may run elsewhere.
+				if o.stage, err = existingDir("--stage", o.stage); err != nil {
+					return err
+				}
+			}
 			return e.withStore(c.Context, func(ctx context.Context, st *snapshots.Store) error {
 				return runCommit(ctx, e, st, o, c.Args().Slice())
 			})
@@ -127,7 +134,9 @@ func runCommit(ctx context.Context, e *env, st *snapshots.Store, o commitOptions
 	if err := refuseInterrupted(sess); err != nil {
 		return err
 	}
-	part, err := e.choosePart(ctx, sess, o.digest, operands)
+	h := &hand{sess: sess}
+	defer h.letGo()
+	part, err := e.choosePart(ctx, h, o.digest, operands)
 	if err != nil {
 		return err
 	}
@@ -145,11 +154,15 @@ func runCommit(ctx context.Context, e *env, st *snapshots.Store, o commitOptions
 		return e.showPlan(p, plan, part.added, o.json)
 	}
 	if o.digest == "" && !o.yes {
+		// A person may take long.
+		if err := h.letGo(); err != nil {
+			return fmt.Errorf("seal session %q: %w", sess.Name(), err)
+		}
 		if err := e.askToCommit(p, plan, part.added); err != nil {
 			return err
 		}
 	}
-	return e.applyCommit(ctx, p, plan, part.added, o)
+	return e.applyCommit(ctx, h, p, plan, part.added, o)
 }
 
 // refuseInterrupted refuses to commit on top of a commit that stopped midway.
@@ -195,34 +208,22 @@ func partOf(p *proof, digest string, operands []string) (part, error) {
 
 // choosePart finds what a digest names: at a snapshot where it was shown, or in
 // the session as it is now. Without a digest it is the latter.
-func (e *env) choosePart(ctx context.Context, sess *snapshots.Session, digest string, operands []string) (part, error) {
+func (e *env) choosePart(ctx context.Context, h *hand, digest string, operands []string) (part, error) {
+	sess := h.sess
 	progress := e.progress("computing the changes")
 	defer progress.Close()
+	var drifted *commit.DriftError
 	if digest != "" {
 		for _, n := range reviewedSnapshots(sess.Dir(), digest) {
 			found, err := partAt(ctx, sess, n, digest, operands)
 			if err == nil {
 				return found, nil
 			}
+			errors.As(err, &drifted)
 			e.log.Debug("snapshot of the reviewed digest", "snapshot", n, "err", err)
 		}
 	}
-	p, err := e.takeProof(ctx, sess, snapshots.Cause{Kind: snapshots.CauseReview})
-	if err != nil {
-		return part{}, err
-	}
-	found, err := partOf(p, digest, operands)
-	if err != nil {
-		p.Close()
-	}
-	if err != nil && digest != "" && len(reviewedSnapshots(sess.Dir(), digest)) > 0 {
-		err = withHint(err, "that digest was shown before: the base has changed on the host since, or it was of other PATHS")
-	}
-	return found, err
-}
-
-func partAt(ctx context.Context, sess *snapshots.Session, n overlay.LayerID, digest string, operands []string) (part, error) {
-	snap, err := sess.Snapshot(fmt.Sprint(n))
+	snap, err := h.seal(ctx, snapshots.Cause{Kind: snapshots.CauseReview})
 	if err != nil {
 		return part{}, err
 	}
@@ -234,7 +235,49 @@ func partAt(ctx context.Context, sess *snapshots.Session, n overlay.LayerID, dig
 	if err != nil {
 		p.Close()
 	}
+	switch {
+	case err == nil:
+	case drifted != nil:
+		err = commitError(drifted)
+	case digest != "" && len(reviewedSnapshots(sess.Dir(), digest)) > 0:
+		err = withHint(err, "that digest was shown before: the base has changed on the host since, or it was of other PATHS")
+	}
 	return found, err
+}
+
+// partAt finds what a digest names at a snapshot where it was shown. Where it
+// has become another one because the base changed on the host, the error is what
+// drifted.
+func partAt(ctx context.Context, sess *snapshots.Session, n overlay.LayerID, digest string, operands []string) (part, error) {
+	snap, err := sess.Snapshot(fmt.Sprint(n))
+	if err != nil {
+		return part{}, err
+	}
+	p, err := openProof(ctx, sess, snap)
+	if err != nil {
+		return part{}, err
+	}
+	found, err := partOf(p, digest, operands)
+	if err != nil {
+		if drift := driftOf(found.set); drift != nil {
+			err = drift
+		}
+		p.Close()
+	}
+	return found, err
+}
+
+// driftOf is what would refuse a change set now, nil if nothing would.
+func driftOf(set *review.ChangeSet) error {
+	var drift commit.DriftError
+	for _, c := range set.Drifted() {
+		d := c.Drift
+		drift.Paths = append(drift.Paths, commit.Drifted{Tree: c.Tree, Path: d.Path, Kind: d.Kind, Text: d.Text})
+	}
+	if drift.Paths == nil {
+		return nil
+	}
+	return &drift
 }
 
 func (e *env) nothingToCommit(p *proof, plan *commit.Plan, o commitOptions) error {
@@ -273,7 +316,7 @@ func bases(p *proof) string {
 
 // applyCommit writes the plan to the bases, then takes what was written out of
 // the session.
-func (e *env) applyCommit(ctx context.Context, p *proof, plan *commit.Plan, added []review.Dependency, o commitOptions) error {
+func (e *env) applyCommit(ctx context.Context, h *hand, p *proof, plan *commit.Plan, added []review.Dependency, o commitOptions) error {
 	id, err := newCommitID(p.session, p.snapshot.Number)
 	if err != nil {
 		return err
@@ -282,12 +325,12 @@ func (e *env) applyCommit(ctx context.Context, p *proof, plan *commit.Plan, adde
 	defer progress.Close()
 	dir := filepath.Join(p.session.CommitsDir(), id)
 	cfg := commit.Config{
-		Trees: commitTrees(p.session), Source: commit.ChangeSetSource(p.set),
+		FS: e.commitFS, Trees: commitTrees(p.session), Source: commit.ChangeSetSource(p.set),
 		CommitDir: dir, LockDir: lockDir(p.session), StageDir: o.stage, Log: e.log,
 		Leaving: p.set.Dropped(plan.Changes),
 		Before: func(ctx context.Context) error {
 			progress.What("keeping the older snapshots as they are")
-			return keepOlder(ctx, p.session, id, plan.Changes)
+			return keepOlder(ctx, h, id, plan.Changes)
 		},
 		Progress: func(c commit.Progress) {
 			progress.What(phaseWords[c.Phase])
@@ -299,7 +342,7 @@ func (e *env) applyCommit(ctx context.Context, p *proof, plan *commit.Plan, adde
 		return commitError(err)
 	}
 	progress.What("updating the session")
-	settled := settle(context.WithoutCancel(ctx), p.session, p.snapshot.Number, dir, id, res)
+	settled := settle(context.WithoutCancel(ctx), h, p.snapshot.Number, dir, id, res)
 	progress.Close()
 	info := resultInfo(p, plan, added, res, id)
 	if o.json {
@@ -335,17 +378,16 @@ func lockDir(sess *snapshots.Session) string { return filepath.Join(sess.Store()
 
 // settle takes committed entries out of the session, by its owner or under its
 // lock, and closes the commit's journal.
-func settle(ctx context.Context, sess *snapshots.Session, n overlay.LayerID, dir, id string, res *commit.Result) error {
-	ctrl, err := owner.Control(ctx, sess)
-	if err != nil {
-		return err
-	}
+func settle(ctx context.Context, h *hand, n overlay.LayerID, dir, id string, res *commit.Result) error {
 	paths := map[string][]snapshots.Path{}
 	for _, p := range res.Leaving {
 		paths[p.Tree] = append(paths[p.Tree], snapshots.Path(p.Path))
 	}
-	_, err = ctrl.Committed(ctx, snapshots.Committed{Snapshot: n, Commit: id, Paths: paths})
-	if closeErr := ctrl.Close(); err == nil {
+	err := h.do(ctx, func(ctrl owner.Controller) error {
+		_, err := ctrl.Committed(ctx, snapshots.Committed{Snapshot: n, Commit: id, Paths: paths})
+		return err
+	})
+	if closeErr := h.letGo(); err == nil {
 		err = closeErr
 	}
 	if err != nil {

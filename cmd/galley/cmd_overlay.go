@@ -29,7 +29,8 @@ Merges directories that you have, as mount(8) does with -t overlay: the bare eng
 no session. Reads come from the first directory that has a name, from the left; writes
 go to upperdir, in the format of the kernel's overlayfs. Without upperdir the view is
 read-only. workdir is an empty directory on upperdir's file system, which Galley keeps
-its records in. The mount stays until galley unmount takes it down.
+its records in. None of these may be in another. The mount stays until galley unmount takes
+it down.
 
 OPTIONS of overlayfs are userxattr, redirect_dir=on, metacopy=on, index=on and xino=on|auto,
 the last four being what the engine always does. Of mounts in general they are ro, rw, exec,
@@ -92,8 +93,60 @@ func parseOverlay(lists []string) (overlayRequest, error) {
 		return r, fmt.Errorf("workdir without upperdir: expected both, or neither for a read-only view")
 	case d.Upper == "":
 		r.Options.ReadOnly = true
+		return r, nil
 	}
-	return r, nil
+	return r, r.checkApart()
+}
+
+// checkApart refuses directories of which one is in another, where what is
+// written to one would show in the other: a view would hold itself.
+func (r *overlayRequest) checkApart() error {
+	type named struct{ option, dir string }
+	upper, work := named{"upperdir", r.Dirs.Upper}, named{"workdir", r.Dirs.Work}
+	pairs := [][2]named{{upper, work}}
+	for _, dir := range r.Dirs.Lower {
+		lower := named{"lowerdir", dir}
+		pairs = append(pairs, [2]named{upper, lower}, [2]named{work, lower})
+	}
+	for _, p := range pairs {
+		for _, p := range [][2]named{p, {p[1], p[0]}} {
+			inside, err := isWithin(p[0].dir, p[1].dir)
+			if err != nil {
+				return err
+			}
+			if inside {
+				return fmt.Errorf("%s %q is in %s %q, or the same: expected directories of which none is in another",
+					p[0].option, p[0].dir, p[1].option, p[1].dir)
+			}
+		}
+	}
+	return nil
+}
+
+// isWithin reports whether dir is at or below above, whatever the two are
+// called.
+func isWithin(dir, above string) (bool, error) {
+	real, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false, err
+	}
+	top, err := os.Stat(above)
+	if err != nil {
+		return false, err
+	}
+	for {
+		info, err := os.Stat(real)
+		if err != nil {
+			return false, err
+		}
+		if os.SameFile(info, top) {
+			return true, nil
+		}
+		if real == "/" {
+			return false, nil
+		}
+		real = filepath.Dir(real)
+	}
 }
 
 // take takes an option of overlayfs; false for one that is not.

@@ -140,5 +140,5 @@ func (e *env) recoverOne(ctx context.Context, s *snapshots.Session, c commit.Pen
 	if !ok {
 		return "", fmt.Errorf("%s: not a name that galley commit gives; expected TIME-ID-SNAPSHOT", c.Dir)
 	}
-	return r.Outcome.String(), settle(context.WithoutCancel(ctx), s, n, c.Dir, id, r.Result)
+	return r.Outcome.String(), settle(context.WithoutCancel(ctx), &hand{sess: s}, n, c.Dir, id, r.Result)
 }

@@ -13,7 +13,8 @@ import (
 
 // keepOlder has the session and its family keep what a commit is about to
 // replace, so that no older snapshot and no fork changes with the base.
-func keepOlder(ctx context.Context, sess *snapshots.Session, id string, changes []*review.Change) error {
+func keepOlder(ctx context.Context, h *hand, id string, changes []*review.Change) error {
+	sess := h.sess
 	byBase := map[string][]snapshots.ReplacedPath{}
 	for _, t := range sess.Trees() {
 		if t.OnImage() {
@@ -32,21 +33,26 @@ func keepOlder(ctx context.Context, sess *snapshots.Session, id string, changes 
 				r.Paths[t.Name] = paths
 			}
 		}
-		if err := keepIn(ctx, s, r); err != nil {
-			return withHint(fmt.Errorf("keep the snapshots of session %q as they are: %w; nothing was committed", s.Name(), err),
-				"galley status --session "+s.Name()+" tells what uses it")
+		if err := keepIn(ctx, h, s, r); err != nil {
+			hint := "galley status --session " + s.Name() + " tells what uses it"
+			if s.InTrash() {
+				hint = "it is in the trash: galley sessions restore " + s.ID() + " brings it back"
+			}
+			return withHint(fmt.Errorf("keep the snapshots of session %q as they are: %w; nothing was committed", s.Name(), err), hint)
 		}
 	}
 	return nil
 }
 
-func keepIn(ctx context.Context, s *snapshots.Session, r snapshots.Replacing) error {
-	ctrl, err := owner.Control(ctx, s)
-	if err != nil {
-		return err
+// keepIn has one of them do it; h is the hold on the session that is committed.
+func keepIn(ctx context.Context, h *hand, s *snapshots.Session, r snapshots.Replacing) error {
+	replacing := func(ctrl owner.Controller) error { return ctrl.Replacing(ctx, r) }
+	if s == h.sess {
+		return h.do(ctx, replacing)
 	}
-	err = ctrl.Replacing(ctx, r)
-	if closeErr := ctrl.Close(); err == nil {
+	other := &hand{sess: s}
+	err := other.do(ctx, replacing)
+	if closeErr := other.letGo(); err == nil {
 		err = closeErr
 	}
 	return err

@@ -37,16 +37,22 @@ func (e *env) takeProof(ctx context.Context, sess *snapshots.Session, cause snap
 }
 
 func (e *env) seal(ctx context.Context, sess *snapshots.Session, cause snapshots.Cause) (snapshots.Snapshot, error) {
-	ctrl, err := owner.Control(ctx, sess)
-	if err != nil {
-		return snapshots.Snapshot{}, fmt.Errorf("session %q: %w", sess.Name(), err)
+	h := &hand{sess: sess}
+	snap, err := h.seal(ctx, cause)
+	if closeErr := h.letGo(); err == nil && closeErr != nil {
+		err = fmt.Errorf("seal session %q: %w", sess.Name(), closeErr)
 	}
-	snap, err := ctrl.Seal(ctx, snapshots.SealOptions{Cause: cause})
-	if closeErr := ctrl.Close(); err == nil {
-		err = closeErr
-	}
+	return snap, err
+}
+
+// seal seals what the session has so far.
+func (h *hand) seal(ctx context.Context, cause snapshots.Cause) (snap snapshots.Snapshot, err error) {
+	err = h.do(ctx, func(ctrl owner.Controller) error {
+		snap, err = ctrl.Seal(ctx, snapshots.SealOptions{Cause: cause})
+		return err
+	})
 	if err != nil {
-		return snap, fmt.Errorf("seal session %q: %w", sess.Name(), err)
+		return snap, fmt.Errorf("seal session %q: %w", h.sess.Name(), err)
 	}
 	return snap, nil
 }

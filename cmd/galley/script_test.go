@@ -15,6 +15,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
+	"github.com/galleyfs/galley/overlay/hostfs/hostfstest"
 	"github.com/galleyfs/galley/sandbox/owner"
 )
 
@@ -33,6 +34,8 @@ const scriptDeadline = 60 * time.Second
 //	capture NAME REGEXP FILE       sets NAME to what the first group matches
 //	unchanged DIR                  fails unless DIR is as it was at the first call
 //	owner NAME SESSION             sets NAME to the pid of a session's owner
+//	killed CALL ARGS…              runs galley ARGS…, which ends like one that is
+//	                               killed before the call, such as "Rename journal"
 //
 // and the condition [root].
 func TestScript(t *testing.T) {
@@ -48,7 +51,7 @@ func TestScript(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": scriptExits, "poll": pollScript, "capture": scriptCapture,
-			"unchanged": scriptUnchanged, "owner": scriptOwner,
+			"unchanged": scriptUnchanged, "owner": scriptOwner, "killed": scriptKilled,
 		},
 	})
 }
@@ -235,6 +238,17 @@ func scriptUnchanged(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s changed\nfrom:\n%s\nto:\n%s", args[0], old, now)
 	}
 	seen[dir] = now
+}
+
+func scriptKilled(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: killed CALL ARGS…")
+	}
+	self, err := os.Executable()
+	ts.Check(err)
+	ts.Setenv(endBefore, args[0])
+	defer ts.Setenv(endBefore, "")
+	scriptExits(ts, false, append([]string{strconv.Itoa(hostfstest.ExitStatus), self}, args[1:]...))
 }
 
 func scriptOwner(ts *testscript.TestScript, neg bool, args []string) {

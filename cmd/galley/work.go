@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -43,6 +44,10 @@ func (e *env) around(ctx context.Context, sess *snapshots.Session, ctrl owner.Co
 	}
 	cause := snapshots.Cause{Kind: snapshots.CauseCommand, Text: text, Start: time.Now()}
 	res, runErr := run()
+	if errors.Is(runErr, local.ErrDirectory) {
+		return withHint(&notStarted{runErr}, "the session may have removed it; start in a directory that is there, such as "+sess.Trees()[0].Mount,
+			"galley diff --name-status lists what the session changed")
+	}
 	if runErr != nil && res.Code != exitMissing && res.Code != exitCannot {
 		return withHint(&notStarted{runErr}, "galley doctor explains what this machine lacks")
 	}
@@ -197,7 +202,9 @@ func (e *env) commitAfter(ctx context.Context, p *proof, o runOptions) error {
 	if plan.Empty() {
 		return e.nothingToCommit(p, plan, commitOptions{})
 	}
-	if err := e.applyCommit(ctx, p, plan, nil, commitOptions{}); err != nil {
+	h := &hand{sess: p.session}
+	defer h.letGo()
+	if err := e.applyCommit(ctx, h, p, plan, nil, commitOptions{}); err != nil {
 		return &failure{err: err, code: exitFailed}
 	}
 	return nil

@@ -45,6 +45,10 @@ type job struct {
 
 	dirFD   int // CommitDir
 	journal *journal
+	// dirDev is the device of CommitDir, and dirBulk whether one call syncs all
+	// of it.
+	dirDev  uint64
+	dirBulk bool
 }
 
 type baseKey struct {
@@ -193,13 +197,16 @@ func (j *job) prepare(ctx context.Context) error {
 	if err := j.emit(); err != nil {
 		return err
 	}
+	if err := j.writeIntent(); err != nil {
+		return err
+	}
 	if err := j.syncStages(); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return j.writeIntent()
+	return j.placeJournal()
 }
 
 // checkDrift compares every fact of the plan with the base.
@@ -283,10 +290,35 @@ func (j *job) startJournal() error {
 			return err
 		}
 	}
+	return j.syncStart(parentFD)
+}
+
+// syncStart makes the beginning of the journal durable, with the directories
+// that lead to it.
+func (j *job) syncStart(parent int) error {
+	var st unix.Statx_t
+	var fst unix.Statfs_t
+	err := j.fs.Stat(j.dirFD, "", &st)
+	if err == nil {
+		err = j.fs.Statfs(j.dirFD, &fst)
+	}
+	if err != nil {
+		return fmt.Errorf("examine the commit's directory: %w", err)
+	}
+	j.dirDev, j.dirBulk = unix.Mkdev(st.Dev_major, st.Dev_minor), reachesDisk(int64(fst.Type))
+	if j.dirBulk {
+		if err := j.journal.write(); err != nil {
+			return err
+		}
+		if err := j.fs.Syncfs(j.dirFD); err != nil {
+			return fmt.Errorf("sync the commit's directory: %w", err)
+		}
+		return nil
+	}
 	if err := j.journal.flush(); err != nil {
 		return err
 	}
-	for _, dir := range []int{j.dirFD, parentFD} {
+	for _, dir := range []int{j.dirFD, parent} {
 		if err := j.fs.Fsync(dir); err != nil {
 			return fmt.Errorf("sync the commit's directory: %w", err)
 		}
@@ -294,8 +326,7 @@ func (j *job) startJournal() error {
 	return nil
 }
 
-// writeIntent writes everything the commit is about to do, and makes the
-// journal count.
+// writeIntent writes everything the commit is about to do.
 func (j *job) writeIntent() error {
 	for i := range j.objects {
 		o := &j.objects[i]
@@ -323,9 +354,11 @@ func (j *job) writeIntent() error {
 	if err := j.journal.add(frameIntent, intentRecord{len(j.objects), len(j.steps), len(j.applied), len(j.cfg.Leaving)}); err != nil {
 		return err
 	}
-	if err := j.journal.flush(); err != nil {
-		return err
-	}
+	return j.journal.write()
+}
+
+// placeJournal makes the journal count, durably.
+func (j *job) placeJournal() error {
 	if err := j.fs.Rename(j.dirFD, journalNew, j.dirFD, journalName, unix.RENAME_NOREPLACE); err != nil {
 		return fmt.Errorf("put the journal in place: %w", err)
 	}

@@ -116,8 +116,10 @@ func (j *job) stageFiles(ctx context.Context, files []*in) error {
 		workers = min(4, runtime.GOMAXPROCS(0))
 	}
 	if workers == 1 {
+		dir := &slotDir{fd: -1}
+		defer dir.close(j.fs)
 		for i, n := range files {
-			if err := j.stageFile(ctx, n); err != nil {
+			if err := j.stageFile(ctx, n, dir); err != nil {
 				return stageError(n, err)
 			}
 			j.progress("stage", i+1, len(files))
@@ -129,8 +131,10 @@ func (j *job) stageFiles(ctx context.Context, files []*in) error {
 	done := make(chan struct{}, len(files))
 	for range workers {
 		g.Go(func() error {
+			dir := &slotDir{fd: -1}
+			defer dir.close(j.fs)
 			for n := range work {
-				if err := j.stageFile(ctx, n); err != nil {
+				if err := j.stageFile(ctx, n, dir); err != nil {
 					return stageError(n, err)
 				}
 				done <- struct{}{}
@@ -162,21 +166,47 @@ func (j *job) stageFiles(ctx context.Context, files []*in) error {
 	}
 }
 
+// slotDir is the directory of a stage that a worker made a file in last, open:
+// the next is mostly in it as well.
+type slotDir struct {
+	area int
+	path string
+	fd   int // -1: none
+}
+
+func (d *slotDir) open(j *job, area int, path string) (int, error) {
+	if path == "" {
+		return j.pl.roots[area], nil
+	}
+	if d.fd >= 0 && d.area == area && d.path == path {
+		return d.fd, nil
+	}
+	d.close(j.fs)
+	fd, err := hostfs.OpenDeep(j.fs, j.pl.roots[area], path, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
+	if err != nil {
+		return -1, err
+	}
+	d.area, d.path, d.fd = area, path, fd
+	return fd, nil
+}
+
+func (d *slotDir) close(fs hostfs.FS) {
+	if d.fd >= 0 {
+		_ = fs.Close(d.fd)
+		d.fd = -1
+	}
+}
+
 // stageFile makes one regular file in its slot.
-func (j *job) stageFile(ctx context.Context, n *in) error {
+func (j *job) stageFile(ctx context.Context, n *in, at *slotDir) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	s := j.stageOf(n)
 	dir, name := split(n.slot)
-	dirfd := j.pl.roots[n.area]
-	if dir != "" {
-		fd, err := hostfs.OpenDeep(j.fs, dirfd, dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW)
-		if err != nil {
-			return err
-		}
-		defer j.fs.Close(fd)
-		dirfd = fd
+	dirfd, err := at.open(j, n.area, dir)
+	if err != nil {
+		return err
 	}
 	src, release, err := j.cfg.Source.Open(n.c)
 	if err != nil {

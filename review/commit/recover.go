@@ -118,22 +118,30 @@ func Pending(fs hostfs.FS, commitsDir string) ([]PendingCommit, error) {
 // changes that need not be read for it. (No other frame ends that way: JSON
 // holds no zero bytes.)
 func isSettled(fs hostfs.FS, commits int, dir string) bool {
-	tail, err := appendFrame(nil, frameSettled, nil)
-	if err != nil {
-		return false
-	}
 	file, err := fs.Open(commits, dir+"/"+journalName, unix.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if err != nil {
 		return false
 	}
 	defer fs.Close(file)
-	var st unix.Statx_t
-	if fs.Stat(file, "", &st) != nil || st.Size < uint64(journalHeader+len(tail)) {
-		return false
+	_, ok := endsWith(fs, file, frameSettled)
+	return ok
+}
+
+// endsWith reports whether the last frame of an open journal is one of that kind
+// without a payload, and where the next goes.
+func endsWith(fs hostfs.FS, journal int, kind byte) (end int64, ok bool) {
+	tail, err := appendFrame(nil, kind, nil)
+	if err != nil {
+		return 0, false
 	}
+	var st unix.Statx_t
+	if fs.Stat(journal, "", &st) != nil || st.Size < uint64(journalHeader+len(tail)) {
+		return 0, false
+	}
+	end = int64(st.Size)
 	got := make([]byte, len(tail))
-	n, err := fs.Pread(file, got, int64(st.Size)-int64(len(tail)))
-	return err == nil && n == len(tail) && bytes.Equal(got, tail)
+	n, err := fs.Pread(journal, got, end-int64(len(tail)))
+	return end, err == nil && n == len(tail) && bytes.Equal(got, tail)
 }
 
 func (r *record) pending(dir string) PendingCommit {
@@ -483,27 +491,40 @@ func Settle(ctx context.Context, fs hostfs.FS, commitDir string) error {
 	if fs == nil {
 		fs = hostfs.OS
 	}
-	rec, _, err := readCommit(fs, commitDir)
-	if err != nil {
-		return err
-	}
-	switch rec.state() {
-	case StateSettled:
-		return nil
-	case StateApplied:
-	default:
-		return fmt.Errorf("%s is %s: %w", commitDir, rec.state(), ErrUnfinished)
-	}
 	dir, err := openHostDir(fs, commitDir)
+	if err == unix.ENOENT || err == unix.ENOTDIR {
+		return fmt.Errorf("%s: %w", commitDir, ErrNoCommit)
+	}
 	if err != nil {
 		return fmt.Errorf("open the commit's directory %q: %w", commitDir, err)
 	}
 	defer fs.Close(dir)
-	fd, err := fs.Open(dir, journalName, unix.O_WRONLY|unix.O_NOFOLLOW, 0)
-	if err != nil {
+	fd, err := fs.Open(dir, journalName, unix.O_RDWR|unix.O_NOFOLLOW, 0)
+	if err != nil && err != unix.ENOENT {
 		return fmt.Errorf("open the journal in %q: %w", commitDir, err)
 	}
-	defer fs.Close(fd)
-	j := &journal{fs: fs, dir: dir, fd: fd, off: rec.end}
+	if err == nil {
+		defer fs.Close(fd)
+	}
+	end, done := int64(0), false
+	if err == nil {
+		// As it is right after the commit: nothing more need be read.
+		end, done = endsWith(fs, fd, frameDone)
+	}
+	if !done {
+		rec, _, err := readCommit(fs, commitDir)
+		if err != nil {
+			return err
+		}
+		switch rec.state() {
+		case StateSettled:
+			return nil
+		case StateApplied:
+			end = rec.end
+		default:
+			return fmt.Errorf("%s is %s: %w", commitDir, rec.state(), ErrUnfinished)
+		}
+	}
+	j := &journal{fs: fs, dir: dir, fd: fd, off: end}
 	return j.mark(frameSettled)
 }

@@ -428,18 +428,25 @@ func reachesDisk(fstype int64) bool {
 	return false
 }
 
-// syncStages makes everything staged durable.
+// syncStages makes everything staged durable, and the journal.
 func (j *job) syncStages() error {
 	j.progress("sync", 0, len(j.plan.Changes))
+	journal := false
 	for _, s := range j.stageList {
 		if s.bulk() {
 			if err := j.fs.Syncfs(s.rw); err != nil {
 				return fmt.Errorf("sync the staged content: %w", err)
 			}
+			journal = journal || s.vol.dev == j.dirDev && j.dirBulk
 			continue
 		}
 		if err := j.fs.Fsync(s.rw); err != nil {
 			return fmt.Errorf("sync the staging directory: %w", err)
+		}
+	}
+	if !journal {
+		if err := j.journal.flush(); err != nil {
+			return err
 		}
 	}
 	j.progress("sync", len(j.plan.Changes), len(j.plan.Changes))

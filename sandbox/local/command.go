@@ -18,7 +18,15 @@ const (
 	codeSandbox       = 125 // the sandbox could not be built
 	codeNotExecutable = 126
 	codeNotFound      = 127
+
+	// codeDirectory is between the supervisor and its caller only: the command
+	// has no directory to start in, and Code is codeSandbox.
+	codeDirectory = -1
 )
+
+// ErrDirectory is why a command did not start that has no directory to start
+// in: it is not there, or may not be entered.
+var ErrDirectory = errors.New("no directory to start in")
 
 // defaultPath is where a command is looked for when Env has no PATH.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -36,7 +44,7 @@ func (e *startError) Unwrap() error { return e.err }
 // process group of its own, which gets the terminal if the caller had it.
 func startCommand(s *setup, tty int) (int, error) {
 	if err := checkDir(s.Dir); err != nil {
-		return 0, &startError{codeSandbox, err}
+		return 0, &startError{codeDirectory, err}
 	}
 	attr := &syscall.ProcAttr{
 		Dir:   s.Dir,

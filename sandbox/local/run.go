@@ -279,7 +279,9 @@ func (r *runner) loop(ctx context.Context) (Result, error) {
 				result, ended = resultOf(syscall.WaitStatus(m.n)), true
 			case m.kind == kindFailed:
 				failure = r.describeFailure(m.message)
-				result.Code, ended = int(m.code), true
+				if result.Code, ended = int(m.code), true; m.code == codeDirectory {
+					result.Code = codeSandbox
+				}
 			}
 		case sig := <-r.signals:
 			if s := sig.(syscall.Signal); !r.started && deadly[s] {
@@ -339,7 +341,11 @@ func (r *runner) describeFailure(m message) error {
 	if m.n != 0 {
 		err = &sandboxError{m.text, unix.Errno(m.n)}
 	}
-	if m.code != codeSandbox {
+	switch m.code {
+	case codeSandbox:
+	case codeDirectory:
+		return fmt.Errorf("%w: %w", ErrDirectory, err)
+	default:
 		return err
 	}
 	return explainNamespaces(fmt.Errorf("set up the sandbox: %w", err), !canMount())

@@ -61,7 +61,7 @@ func Examine(ctx context.Context, opt Options) Report {
 	add(userns)
 	helper := fusermount(opt.Getenv("PATH"))
 	add(helper)
-	add(kernelFeatures(k, root)...)
+	add(kernelFeatures(k)...)
 	add(landlockFinding())
 	home, usable := stateDirectory(opt.Home)
 	add(home...)

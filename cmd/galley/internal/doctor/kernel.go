@@ -60,18 +60,16 @@ func kernelFinding(v version) Finding {
 }
 
 // kernelFeatures are the features that a newer kernel than the oldest has.
-func kernelFeatures(v version, root bool) []Finding {
+func kernelFeatures(v version) []Finding {
 	list := []struct {
 		name         string
 		major, minor int
-		needsRoot    bool
 		means        string
 	}{
-		{"O_TMPFILE in a view", 6, 2, false, "open(2) with O_TMPFILE fails with EOPNOTSUPP in a view; programs then use a named file"},
-		{"FUSE passthrough", 6, 9, true, "data of large files goes through Galley in every mode; the option for it has no effect"},
-		{"FUSE over io_uring", 6, 14, false, "requests go through /dev/fuse, one at a time for each reader"},
+		{"O_TMPFILE in a view", 6, 2, "open(2) with O_TMPFILE fails with EOPNOTSUPP in a view; programs then use a named file"},
+		{"FUSE over io_uring", 6, 14, "requests go through /dev/fuse, one at a time for each reader"},
 	}
-	var out []Finding
+	out := []Finding{passthroughFinding(v)}
 	for _, k := range list {
 		f := Finding{Name: k.name, Level: OK, Found: fmt.Sprintf("kernel %s", v.text)}
 		switch {
@@ -80,17 +78,22 @@ func kernelFeatures(v version, root bool) []Finding {
 			f.Found = fmt.Sprintf("kernel %s is older than %d.%d", v.text, k.major, k.minor)
 			f.Means = k.means
 			f.Fix = fmt.Sprintf("run a kernel of %d.%d or later", k.major, k.minor)
-		case k.needsRoot && !root:
-			f.Level = Note
-			f.Found = "the kernel has it for CAP_SYS_ADMIN alone"
-			f.Means = k.means
-			f.Fix = "run Galley as root, where that is acceptable"
 		case k.major == 6 && k.minor == 14:
 			uringEnabled(&f, k.means)
 		}
 		out = append(out, f)
 	}
 	return out
+}
+
+// passthroughFinding tells those who look for it why it makes no difference.
+func passthroughFinding(v version) Finding {
+	has := "has it"
+	if v.less(6, 9) {
+		has = "is older than 6.9"
+	}
+	return Finding{Name: "FUSE passthrough", Level: OK,
+		Found: fmt.Sprintf("kernel %s %s; Galley uses it in no mode: all data goes through Galley, and no program gets at a file below", v.text, has)}
 }
 
 func uringEnabled(f *Finding, means string) {

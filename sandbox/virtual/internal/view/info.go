@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/overlay"
+	"github.com/galleyfs/galley/sandbox/internal/files"
 )
 
 // Info is what stat(2) tells; it is an [fs.FileInfo] whose Sys is a
@@ -22,7 +23,7 @@ var _ fs.FileInfo = (*Info)(nil)
 // Name, Size, Mode, ModTime, IsDir and Sys are those of [fs.FileInfo].
 func (i *Info) Name() string       { return i.name }
 func (i *Info) Size() int64        { return i.st.Size }
-func (i *Info) Mode() fs.FileMode  { return fileMode(i.st.Mode) }
+func (i *Info) Mode() fs.FileMode  { return files.ModeOf(i.st.Mode) }
 func (i *Info) ModTime() time.Time { return time.Unix(i.st.Mtim.Unix()) }
 func (i *Info) IsDir() bool        { return i.st.Mode&unix.S_IFMT == unix.S_IFDIR }
 func (i *Info) Sys() any           { return &i.st }
@@ -64,35 +65,6 @@ func devOf(p string) uint64 {
 
 func spec(t overlay.Time) syscall.Timespec {
 	return syscall.NsecToTimespec(time.Unix(t.Sec, int64(t.Nsec)).UnixNano())
-}
-
-// fileMode is io/fs's form of a mode.
-func fileMode(m uint32) fs.FileMode {
-	out := fs.FileMode(m & 0o777)
-	switch m & unix.S_IFMT {
-	case unix.S_IFDIR:
-		out |= fs.ModeDir
-	case unix.S_IFLNK:
-		out |= fs.ModeSymlink
-	case unix.S_IFIFO:
-		out |= fs.ModeNamedPipe
-	case unix.S_IFSOCK:
-		out |= fs.ModeSocket
-	case unix.S_IFBLK:
-		out |= fs.ModeDevice
-	case unix.S_IFCHR:
-		out |= fs.ModeDevice | fs.ModeCharDevice
-	}
-	if m&unix.S_ISUID != 0 {
-		out |= fs.ModeSetuid
-	}
-	if m&unix.S_ISGID != 0 {
-		out |= fs.ModeSetgid
-	}
-	if m&unix.S_ISVTX != 0 {
-		out |= fs.ModeSticky
-	}
-	return out
 }
 
 // Made is an Info of something that no tree holds, such as a device.

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/overlay"
+	"github.com/galleyfs/galley/sandbox/internal/files"
 )
 
 // Stat tells of a file; a last symbolic link is followed if asked to.
@@ -66,7 +67,7 @@ type DirEntry struct {
 // Name, IsDir, Type and Info are those of [fs.DirEntry].
 func (e DirEntry) Name() string      { return e.name }
 func (e DirEntry) IsDir() bool       { return e.typ == unix.S_IFDIR }
-func (e DirEntry) Type() fs.FileMode { return fileMode(e.typ).Type() }
+func (e DirEntry) Type() fs.FileMode { return files.ModeOf(e.typ).Type() }
 func (e DirEntry) Info() (fs.FileInfo, error) {
 	return e.v.Stat(path.Join(e.dir, e.name), false)
 }
