@@ -48,6 +48,9 @@ type Store struct {
 	home string // absolute, without symbolic links
 	dir  int    // descriptor of home
 	id   overlay.HostID
+	// lower has the images of a store that an import makes within another; -1
+	// is dir.
+	lower int
 }
 
 // DefaultHome is $GALLEY_HOME, else $XDG_STATE_HOME/galley, else
@@ -71,7 +74,7 @@ func DefaultHome() (string, error) {
 // not there. The directory must belong to the effective user: sessions hold
 // copies of private files.
 func OpenStore(home string, opt StoreOptions) (*Store, error) {
-	s := &Store{fs: opt.FS, log: opt.Log, now: opt.Now, dir: -1}
+	s := &Store{fs: opt.FS, log: opt.Log, now: opt.Now, dir: -1, lower: -1}
 	if s.fs == nil {
 		s.fs = hostfs.OS
 	}

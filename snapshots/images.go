@@ -100,9 +100,13 @@ func (s *Store) checkImage(i *Image) error {
 // that they are given to, closes them.
 func (s *Store) openImage(i *Image) ([]overlay.LayerDir, error) {
 	var out []overlay.LayerDir
+	at := s.dir
+	if s.lower >= 0 {
+		at = s.lower
+	}
 	for n, chain := range i.Layers {
 		rel := filepath.Join(dirImages, dirImageLayers, chain)
-		fd, err := s.fs.Open(s.dir, rel, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+		fd, err := s.fs.Open(at, rel, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
 		if err != nil {
 			closeOrigins(s.fs, out)
 			return nil, fmt.Errorf("image %q: layer %d of %d, %s: %w; galley pull or galley image import brings it back",

@@ -137,6 +137,7 @@ func (s *Store) importInto(ctx context.Context, stage string, trees []TreeSpec, 
 	defer own.Close()
 	// Its session hides what every session hides.
 	own.id = s.id
+	own.lower = s.dir
 	sess, err := own.Create(ctx, Spec{Name: imp.Name, Base: trees[0].Base, Extra: trees[1:]})
 	if err != nil {
 		return "", err

@@ -50,6 +50,7 @@ const (
 	catHistory = "HISTORY"
 	catManage  = "SESSIONS"
 	catMount   = "MOUNTS"
+	catImages  = "IMAGES"
 	catSystem  = "THIS MACHINE"
 )
 
@@ -80,7 +81,8 @@ func newApp(e *env) *cli.App {
 			logCommand(e), showCommand(e), blameCommand(e), snapshotCommand(e), rollbackCommand(e), restoreCommand(e),
 			forkCommand(e), pickCommand(e), pruneCommand(e),
 			sessionsCommand(e), attachCommand(e), duCommand(e), gcCommand(e), fsckCommand(e),
-			exportCommand(e), importCommand(e), pushCommand(e), pullCommand(e),
+			exportCommand(e), importCommand(e), pushCommand(e),
+			pullCommand(e), imagesCommand(e), imageCommand(e),
 			mountCommand(e), unmountCommand(e), overlayCommand(e),
 			mcpCommand(e), toolCommand(e), serveCommand(e), eventsCommand(e),
 			doctorCommand(e), completionCommand(e), versionCommand(e), completeCommand(e),

@@ -27,6 +27,7 @@ type commitOptions struct {
 	dryRun  bool
 	json    bool
 	stage   string
+	tree    string
 	keep    commit.Options
 }
 
@@ -53,6 +54,7 @@ func commitCommand(e *env) *cli.Command {
 			"commit --digest D [PATHS…]",
 			"commit --yes [PATHS…]",
 			"commit --dry-run [PATHS…]",
+			"commit --tree NAME …",
 		},
 		about: `
 Writes the session's changes to the project: all of them or none, also through a power
@@ -91,13 +93,14 @@ A path that is not UTF-8 has its bytes beside it, in path_base64.`,
 			boolFlag("keep-setid", "carry set-user-id and set-group-id bits"),
 			boolFlag("keep-special", "carry device nodes, fifos and sockets"),
 			boolFlag("keep-security-xattrs", "carry security.* and trusted.* attributes, file capabilities among them"),
+			&cli.StringFlag{Name: "tree", Usage: "only changes of the tree `NAME`"},
 			&cli.StringFlag{Name: "stage", Usage: "stage in `DIR`, which must be on the project's file system"},
 			jsonFlag(), sessionFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			o := commitOptions{
 				session: c.String("session"), digest: strings.ToLower(c.String("digest")), yes: c.Bool("yes"),
-				dryRun: c.Bool("dry-run"), json: c.Bool("json"), stage: c.String("stage"),
+				dryRun: c.Bool("dry-run"), json: c.Bool("json"), stage: c.String("stage"), tree: c.String("tree"),
 				keep: commit.Options{KeepSetID: c.Bool("keep-setid"), KeepSpecial: c.Bool("keep-special"), KeepSecurityXattrs: c.Bool("keep-security-xattrs")},
 			}
 			if o.digest != "" && !isDigest(o.digest) {
@@ -131,6 +134,11 @@ func runCommit(ctx context.Context, e *env, st *snapshots.Store, o commitOptions
 			"galley diff --json prints the digest; galley commit --digest D commits what it names",
 			"galley commit --yes commits whatever the session holds now")
 	}
+	if o.tree != "" {
+		if operands, err = onlyTree(sess, o.tree, operands); err != nil {
+			return err
+		}
+	}
 	if err := refuseInterrupted(sess); err != nil {
 		return err
 	}
@@ -163,6 +171,25 @@ func runCommit(ctx context.Context, e *env, st *snapshots.Store, o commitOptions
 		}
 	}
 	return e.applyCommit(ctx, h, p, plan, part.added, o)
+}
+
+// onlyTree makes operands that choose a tree, and refuses one on an image.
+func onlyTree(sess *snapshots.Session, name string, operands []string) ([]string, error) {
+	tree, err := treeOf(sess, name)
+	if err != nil {
+		return nil, err
+	}
+	if tree.OnImage() {
+		return nil, withHint(refusef("tree %s stands on image %s, which stays what it is: nothing is committed into it", tree.Name, safeLine(tree.Image.Name)),
+			"galley image from "+sess.Name()+" NAME makes a new image with its changes", "galley diff --tree "+tree.Name+" shows them")
+	}
+	if len(operands) == 0 {
+		return []string{tree.Base}, nil
+	}
+	if _, err := resolvePaths([]snapshots.TreeSpec{tree}, operands); err != nil {
+		return nil, err
+	}
+	return operands, nil
 }
 
 // refuseInterrupted refuses to commit on top of a commit that stopped midway.
@@ -288,6 +315,12 @@ func (e *env) nothingToCommit(p *proof, plan *commit.Plan, o commitOptions) erro
 		fmt.Fprintf(e.stderr, "galley: left out: %s: %s\n", safePath(n.Path), safeLine(n.What))
 	}
 	fmt.Fprintf(e.stderr, "galley: nothing to commit in session %s\n", safeLine(p.session.Name()))
+	for _, t := range p.onImages() {
+		if paths, err := p.touched(t); err == nil && len(paths) > 0 {
+			fmt.Fprintf(e.stderr, "galley: changes of tree %s, on image %s, are kept by galley image from %s NAME\n",
+				t.Name, safeLine(t.Image.Name), safeLine(p.session.Name()))
+		}
+	}
 	return nil
 }
 

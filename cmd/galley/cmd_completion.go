@@ -53,6 +53,9 @@ func completeCommand(e *env) *cli.Command {
 		Action: func(c *cli.Context) error {
 			words := c.Args().Slice()
 			for _, line := range complete(c.App, words, func() []string { return sessionNames(e) }) {
+				if line == imageWords {
+					line = strings.Join(matching(imageNames(e), words[len(words)-1]), "\n")
+				}
 				if line == snapshotWords {
 					line = strings.Join(matching(snapshotNames(e, words), words[len(words)-1]), "\n")
 				}
@@ -67,6 +70,9 @@ func completeCommand(e *env) *cli.Command {
 
 // snapshotWords stands for the snapshots of the session that the line is about.
 const snapshotWords = ":snapshots"
+
+// imageWords stands for the names of the images that are here.
+const imageWords = ":images"
 
 // complete finds what the last of words can be.
 func complete(app *cli.App, words []string, sessions func() []string) []string {
@@ -121,6 +127,8 @@ func optionValues(option string, sessions func() []string) []string {
 	switch strings.TrimLeft(option, "-") {
 	case "session":
 		return sessions()
+	case "image":
+		return []string{imageWords, ":files"}
 	case "base", "overlay", "patches":
 		return []string{":dirs"}
 	}
@@ -141,6 +149,10 @@ func operandWords(cmd *cli.Command, index int, last string, sessions func() []st
 	case cmd.Name == "push" && index == 1:
 		return matching(sessions(), last)
 	case cmd.Name == "export" && index == 1 || cmd.Name == "import" && index == 0:
+		return []string{":files"}
+	case strings.HasPrefix(cmd.ArgsUsage, "IMAGE") || cmd.Name == "pull" && index == 0:
+		return []string{imageWords}
+	case strings.HasPrefix(cmd.ArgsUsage, "FILE"):
 		return []string{":files"}
 	case index == 0 && takesSession(cmd):
 		return matching(sessions(), last)

@@ -17,12 +17,13 @@ type diffOptions struct {
 	stat, nameStatus, json bool
 	session                string
 	snapshot               string
+	tree                   string
 }
 
 func diffCommand(e *env) *cli.Command {
 	return manual{
 		usage: []string{
-			"diff [--stat | --name-status | --json] [--session NAME] [--snapshot N] [PATHS…]",
+			"diff [--stat | --name-status | --json] [--session NAME] [--snapshot N] [--tree NAME] [PATHS…]",
 			"diff [--stat | --name-status | --json] [--session NAME] N | N..M [PATHS…]",
 			"diff [--stat | --name-status | --json] SESSION1[@N] SESSION2[@M] [PATHS…]",
 		},
@@ -37,7 +38,10 @@ need not be there any more.
 With a number or name of galley log, N, it shows what that command or call changed; with
 N..M what lies between two of them (N.. is up to now, ..M from the base); with two
 sessions, what the second has otherwise than the first. Such a difference is for reading:
-it has no digest that could be committed. A file called 12 is given as ./12.`,
+it has no digest that could be committed. A file called 12 is given as ./12.
+
+A tree that stands on an image, such as root in a microVM, is shown with --tree alone, and
+PATHS are then paths in it. It is never committed; galley image from keeps its changes.`,
 		json: review.JSONHelp,
 		examples: [][2]string{
 			{"galley diff", "the whole patch"},
@@ -47,6 +51,7 @@ it has no digest that could be committed. A file called 12 is given as ./12.`,
 			{"galley diff 12", "what the command at 12 in galley log changed"},
 			{"galley diff 3..green --stat", "from snapshot 3 to the one called green"},
 			{"galley diff app second-try", "two attempts"},
+			{"galley diff --tree root --stat", "what was changed in the guest's own file system"},
 			{"galley diff --json | jq -r .digest", "the digest that galley commit --digest takes"},
 		},
 		exits: [][2]string{exitDone, exitErrors},
@@ -56,12 +61,13 @@ it has no digest that could be committed. A file called 12 is given as ./12.`,
 			boolFlag("stat", "one line for each file and a sum"),
 			boolFlag("name-status", "a letter and the name of each file"),
 			jsonFlag(), sessionFlag(),
+			&cli.StringFlag{Name: "tree", Usage: "only the tree `NAME`, such as workspace or root"},
 			&cli.StringFlag{Name: "snapshot", Usage: "show the session as it was at snapshot `N`, sealed earlier"},
 		},
 		Action: func(c *cli.Context) error {
 			o := diffOptions{
 				stat: c.Bool("stat"), nameStatus: c.Bool("name-status"), json: c.Bool("json"),
-				session: c.String("session"), snapshot: c.String("snapshot"),
+				session: c.String("session"), snapshot: c.String("snapshot"), tree: c.String("tree"),
 			}
 			if atMostOne(o.stat, o.nameStatus, o.json) != nil {
 				return usagef(c, "--stat, --name-status and --json exclude each other")
@@ -104,12 +110,37 @@ func runDiff(ctx context.Context, e *env, st *snapshots.Store, o diffOptions, op
 		return err
 	}
 	defer p.Close()
+	if o.tree != "" {
+		return e.diffTree(ctx, p, o, operands)
+	}
 	set, err := p.selected(operands)
 	if err != nil {
 		return err
 	}
 	e.remember(p, set)
 	e.tellDrift(set)
+	return e.show(ctx, set, o)
+}
+
+// diffTree shows one tree.
+func (e *env) diffTree(ctx context.Context, p *proof, o diffOptions, operands []string) error {
+	tree, err := treeOf(p.session, o.tree)
+	if err != nil {
+		return err
+	}
+	if tree.OnImage() {
+		if p.set, err = p.imageChanges(ctx, tree); err != nil {
+			return err
+		}
+	}
+	set, err := p.selectedIn(tree, operands)
+	if err != nil {
+		return err
+	}
+	if !tree.OnImage() {
+		e.remember(p, set)
+		e.tellDrift(set)
+	}
 	return e.show(ctx, set, o)
 }
 
@@ -123,7 +154,14 @@ func (e *env) diffPoints(ctx context.Context, from, to point, o diffOptions, ope
 		return err
 	}
 	defer c.Close()
-	set, err := c.selected(operands)
+	var set *review.ChangeSet
+	if o.tree == "" {
+		set, err = c.selected(operands)
+	} else if tree, terr := treeOf(c.session, o.tree); terr != nil {
+		err = terr
+	} else {
+		set, err = c.selectedIn(tree, operands)
+	}
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ type discardInfo struct {
 
 func discardCommand(e *env) *cli.Command {
 	return manual{
-		usage: []string{"discard [--yes] [--json] [--session NAME] [PATHS…]"},
+		usage: []string{"discard [--yes] [--json] [--session NAME] [--tree NAME] [PATHS…]"},
 		about: `
 Drops the session's changes, all of them or those at and below PATHS, so that the base
 shows again. What is dropped goes to a trash and stays there for 14 days; galley sessions
@@ -35,6 +35,7 @@ restore takes it out again. On a terminal it asks first.`,
 		examples: [][2]string{
 			{"galley discard", "all changes, after a question"},
 			{"galley discard --yes go.sum vendor", "two paths, in a script"},
+			{"galley discard --tree root", "what was changed in the guest's own file system"},
 			{"galley sessions --trash", "what can be restored"},
 		},
 		exits: [][2]string{exitDone, exitRefusal, exitErrors},
@@ -42,6 +43,7 @@ restore takes it out again. On a terminal it asks first.`,
 		Name: "discard", Category: catWork, Usage: "drop the session's changes, to the trash", ArgsUsage: "PATHS…",
 		Flags: []cli.Flag{
 			boolFlag("yes", "discard without a question", "y"),
+			&cli.StringFlag{Name: "tree", Usage: "only changes of the tree `NAME`; PATHS are in it, if it stands on an image"},
 			jsonFlag(), sessionFlag(),
 		},
 		Action: func(c *cli.Context) error {
@@ -50,7 +52,20 @@ restore takes it out again. On a terminal it asks first.`,
 				if err != nil {
 					return err
 				}
-				return runDiscard(ctx, e, sess, c.Bool("yes"), c.Bool("json"), c.Args().Slice())
+				operands := c.Args().Slice()
+				if name := c.String("tree"); name != "" {
+					tree, err := treeOf(sess, name)
+					if err != nil {
+						return err
+					}
+					if tree.OnImage() {
+						return discardTree(ctx, e, sess, tree, c.Bool("yes"), c.Bool("json"), operands)
+					}
+					if operands, err = onlyTree(sess, name, operands); err != nil {
+						return err
+					}
+				}
+				return runDiscard(ctx, e, sess, c.Bool("yes"), c.Bool("json"), operands)
 			})
 		},
 	})
@@ -78,7 +93,13 @@ func runDiscard(ctx context.Context, e *env, sess *snapshots.Session, yes, asJSO
 		set = sel.Set
 	}
 	info := discardInfo{Session: sess.Name(), Discarded: changePaths(pointers(set.Changes))}
-	if set.Empty() {
+	inImages := ""
+	if sel == nil {
+		if inImages, err = p.inImages(); err != nil {
+			return err
+		}
+	}
+	if set.Empty() && inImages == "" {
 		if asJSON {
 			return ui.JSON(e.stdout, info)
 		}
@@ -86,7 +107,7 @@ func runDiscard(ctx context.Context, e *env, sess *snapshots.Session, yes, asJSO
 		return nil
 	}
 	if !yes {
-		if err := e.askToDiscard(set); err != nil {
+		if err := e.askToDiscard(set, inImages); err != nil {
 			return err
 		}
 	}
@@ -102,14 +123,75 @@ func runDiscard(ctx context.Context, e *env, sess *snapshots.Session, yes, asJSO
 	if asJSON {
 		return ui.JSON(e.stdout, info)
 	}
-	fmt.Fprintf(e.stderr, "galley: discarded %s of session %s; galley sessions restore %s brings them back until %s\n",
-		ui.Count(len(set.Changes), "change", "changes"), safeLine(sess.Name()), trash.ID, trash.Expires.Format(time.DateOnly))
+	what := ui.Count(len(set.Changes), "change", "changes")
+	if inImages != "" {
+		what += " and all " + inImages
+	}
+	e.tellDiscarded(what, sess, trash)
 	return nil
 }
 
-func (e *env) askToDiscard(set *review.ChangeSet) error {
+func (e *env) tellDiscarded(what string, sess *snapshots.Session, trash snapshots.TrashEntry) {
+	fmt.Fprintf(e.stderr, "galley: discarded %s of session %s; galley sessions restore %s brings them back until %s\n",
+		what, safeLine(sess.Name()), trash.ID, trash.Expires.Format(time.DateOnly))
+}
+
+// discardTree drops changes of a tree on an image, at and below paths in it.
+func discardTree(ctx context.Context, e *env, sess *snapshots.Session, tree snapshots.TreeSpec, yes, asJSON bool, operands []string) error {
+	if !yes && !e.interactive() {
+		return withHint(refusef("no terminal to ask on, and no --yes"),
+			"galley discard --tree "+tree.Name+" --yes drops the changes; they stay in the trash for 14 days")
+	}
+	p, err := e.proofAt(ctx, sess, "")
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if p.set, err = p.imageChanges(ctx, tree); err != nil {
+		return err
+	}
+	set, err := p.selectedIn(tree, operands)
+	if err != nil {
+		return err
+	}
+	info := discardInfo{Session: sess.Name(), Discarded: changePaths(pointers(set.Changes))}
+	if set.Empty() {
+		if asJSON {
+			return ui.JSON(e.stdout, info)
+		}
+		fmt.Fprintf(e.stderr, "galley: nothing to discard in tree %s of session %s\n", tree.Name, safeLine(sess.Name()))
+		return nil
+	}
+	if !yes {
+		if err := e.askToDiscard(set, ""); err != nil {
+			return err
+		}
+	}
+	paths := layerPaths(set)
+	if len(operands) == 0 {
+		if paths[tree.Name], err = p.touched(tree); err != nil {
+			return err
+		}
+	}
+	trash, err := discard(ctx, sess, snapshots.Discard{Paths: paths})
+	if err != nil {
+		return err
+	}
+	info.Trash, info.Expires = trash.ID, trash.Expires
+	if asJSON {
+		return ui.JSON(e.stdout, info)
+	}
+	e.tellDiscarded(ui.Count(len(set.Changes), "change", "changes")+" in tree "+tree.Name, sess, trash)
+	return nil
+}
+
+func (e *env) askToDiscard(set *review.ChangeSet, inImages string) error {
 	e.printChanges(pointers(set.Changes), nil)
-	yes, err := ui.Ask(e.stderr, e.stdin, "discard "+ui.Count(len(set.Changes), "change", "changes")+"?")
+	what := ui.Count(len(set.Changes), "change", "changes")
+	if inImages != "" {
+		what += ", and all " + inImages
+	}
+	yes, err := ui.Ask(e.stderr, e.stdin, "discard "+what+"?")
 	if err != nil {
 		return err
 	}

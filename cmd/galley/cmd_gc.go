@@ -10,6 +10,7 @@ import (
 	"github.com/galleyfs/galley/cmd/galley/internal/ui"
 	"github.com/galleyfs/galley/fs"
 	"github.com/galleyfs/galley/snapshots"
+	"github.com/galleyfs/galley/vm/images"
 )
 
 // gcInfo is what `galley gc --json` prints.
@@ -20,8 +21,13 @@ type gcInfo struct {
 	Orphans []string `json:"orphans"` // files that no record names
 	Sockets []string `json:"sockets"` // control sockets without a process
 	Mounts  []string `json:"mounts"`  // mounts whose server is gone
-	Bytes   int64    `json:"bytes"`   // allocated bytes of the above
-	Kept    []string `json:"kept"`    // what was left, with the reason
+	// ImageLayers and ImageBlobs are of images that neither a name nor a session
+	// needs.
+	ImageLayers int `json:"image_layers"`
+	ImageBlobs  int `json:"image_blobs"`
+
+	Bytes int64    `json:"bytes"` // allocated bytes of the above
+	Kept  []string `json:"kept"`  // what was left, with the reason
 }
 
 func gcCommand(e *env) *cli.Command {
@@ -30,10 +36,10 @@ func gcCommand(e *env) *cli.Command {
 		about: `
 Removes what is past its time: what was discarded more than 14 days ago, layers that
 commits and discards retired, and what crashes left (mounts without a server, sockets
-without a process, files that no record names). Work that was neither committed nor
+without a process, files that no record names), and what no image needs. Work that was neither committed nor
 discarded is never touched.`,
 		json: `{"dry_run", "trash": [id], "layers", "orphans": [path], "sockets": [path],
- "mounts": [dir], "bytes", "kept": [text]}`,
+ "mounts": [dir], "image_layers", "image_blobs", "bytes", "kept": [text]}`,
 		examples: [][2]string{
 			{"galley gc --dry-run", "what would go"},
 			{"galley gc --older-than 0", "empty the trash now"},
@@ -72,11 +78,16 @@ func runGC(ctx context.Context, e *env, st *snapshots.Store, opt snapshots.GCOpt
 	defer p.Close()
 	mounts, mountErr := deadMounts(ctx, opt.DryRun)
 	r, err := st.GC(ctx, opt)
+	if err != nil {
+		return err
+	}
+	swept, err := gcImages(ctx, st, opt.DryRun, &r)
 	p.Close()
 	if err != nil {
 		return err
 	}
-	info := gcInfo{DryRun: opt.DryRun, Trash: r.Trash, Layers: r.Layers, Orphans: r.Orphans, Sockets: r.Sockets, Mounts: mounts, Bytes: r.Bytes, Kept: r.Kept}
+	info := gcInfo{DryRun: opt.DryRun, Trash: r.Trash, Layers: r.Layers, Orphans: r.Orphans, Sockets: r.Sockets, Mounts: mounts,
+		ImageLayers: swept.Layers, ImageBlobs: swept.Blobs, Bytes: r.Bytes, Kept: r.Kept}
 	if asJSON {
 		err = ui.JSON(e.stdout, emptyLists(info))
 	} else {
@@ -86,6 +97,23 @@ func runGC(ctx context.Context, e *env, st *snapshots.Store, opt snapshots.GCOpt
 		return err
 	}
 	return mountErr
+}
+
+// gcImages removes what nothing needs of images, and adds to the report what that
+// frees. While images are fetched that is left for another time.
+func gcImages(ctx context.Context, st *snapshots.Store, dryRun bool, r *snapshots.GCReport) (images.Removed, error) {
+	im, err := images.Open(st)
+	if err != nil {
+		return images.Removed{}, err
+	}
+	swept, err := im.GC(ctx, images.GCOptions{DryRun: dryRun})
+	if err != nil {
+		// A session that cannot be read, say: it is told with the rest.
+		r.Kept = append(r.Kept, err.Error())
+		return images.Removed{}, nil
+	}
+	r.Bytes += swept.Bytes
+	return swept, nil
 }
 
 // deadMounts unmounts, or only lists, the mounts whose server is gone.
@@ -126,6 +154,8 @@ func printGC(e *env, i gcInfo) {
 		{len(i.Orphans), "leftover of a crash", "leftovers of crashes"},
 		{len(i.Sockets), "socket without a process", "sockets without a process"},
 		{len(i.Mounts), "mount without a server", "mounts without a server"},
+		{i.ImageLayers, "unpacked layer of an image", "unpacked layers of images"},
+		{i.ImageBlobs, "blob of an image", "blobs of images"},
 	} {
 		if line.n > 0 {
 			fmt.Fprintf(e.stdout, "%s %s\n", verb, ui.Count(line.n, line.one, line.many))
@@ -134,7 +164,7 @@ func printGC(e *env, i gcInfo) {
 	for _, k := range i.Kept {
 		fmt.Fprintf(e.stdout, "kept %s\n", safeLine(k))
 	}
-	if len(i.Trash)+i.Layers+len(i.Orphans)+len(i.Sockets)+len(i.Mounts) == 0 {
+	if len(i.Trash)+i.Layers+len(i.Orphans)+len(i.Sockets)+len(i.Mounts)+i.ImageLayers+i.ImageBlobs == 0 {
 		fmt.Fprintln(e.stdout, "nothing to remove")
 		return
 	}

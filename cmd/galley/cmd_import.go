@@ -15,6 +15,7 @@ import (
 
 // importedInfo is what `galley import --json` and `galley pull --json` print.
 type importedInfo struct {
+	Kind      string `json:"kind"` // "session"
 	ID        string `json:"id"`
 	Name      string `json:"name"`
 	Base      string `json:"base"`
@@ -44,7 +45,7 @@ func importOptions(c *cli.Context, name string) (oci.ImportOptions, error) {
 	}, nil
 }
 
-const importsJSON = `{"id", "name", "base", "snapshots", "differs", "owners_not_set", "xattrs_not_set"}`
+const importsJSON = `{"kind": "session", "id", "name", "base", "snapshots", "differs", "owners_not_set", "xattrs_not_set"}`
 
 func importCommand(e *env) *cli.Command {
 	return manual{
@@ -86,39 +87,6 @@ on, that is said; galley diff then shows drift.`,
 	})
 }
 
-func pullCommand(e *env) *cli.Command {
-	return manual{
-		usage: []string{"pull [--base DIR] [--devices] [--max-size SIZE] [--json] REGISTRY/NAME:TAG [NAME]"},
-		about: `
-Makes a session of what galley push wrote to a registry, as galley import does of a
-directory. An image of another kind is refused.`,
-		json:     importsJSON,
-		examples: [][2]string{{"galley pull localhost:5000/sessions/app:monday", "what galley push wrote there"}},
-		exits:    [][2]string{exitDone, exitErrors},
-	}.apply(&cli.Command{
-		Name: "pull", Category: catManage, Usage: "make a session of one in a registry", ArgsUsage: "REF NAME",
-		Flags: importFlags(),
-		Action: func(c *cli.Context) error {
-			if c.NArg() < 1 || c.NArg() > 2 {
-				return usagef(c, "expected REGISTRY/NAME:TAG, and perhaps a name")
-			}
-			opt, err := importOptions(c, c.Args().Get(1))
-			if err != nil {
-				return err
-			}
-			ref, err := oci.ParseRef(c.Args().First())
-			if err != nil {
-				return usagef(c, "%v", err)
-			}
-			return e.withStore(c.Context, func(ctx context.Context, st *snapshots.Store) error {
-				return e.runImport(c.Bool("json"), opt, func(opt oci.ImportOptions) (*snapshots.Session, oci.Report, error) {
-					return oci.Pull(ctx, st, ref, opt)
-				})
-			})
-		},
-	})
-}
-
 func (e *env) runImport(asJSON bool, opt oci.ImportOptions, do func(oci.ImportOptions) (*snapshots.Session, oci.Report, error)) error {
 	progress := e.progress("importing (MiB)")
 	defer progress.Close()
@@ -137,7 +105,7 @@ func (e *env) runImport(asJSON bool, opt oci.ImportOptions, do func(oci.ImportOp
 	}
 	base := sess.Trees()[0].Base
 	if asJSON {
-		return ui.JSON(e.stdout, importedInfo{sess.ID(), sess.Name(), base, report.Snapshots, report.Differs, report.Owners, report.Xattrs})
+		return ui.JSON(e.stdout, importedInfo{"session", sess.ID(), sess.Name(), base, report.Snapshots, report.Differs, report.Owners, report.Xattrs})
 	}
 	fmt.Fprintf(e.stdout, "session %s on %s: %s\n", safeLine(sess.Name()), safeLine(base), ui.Count(report.Snapshots, "snapshot", "snapshots"))
 	for _, p := range report.DiffersAt {

@@ -28,7 +28,10 @@ type statusInfo struct {
 	Changes  int                  `json:"changes"`
 	Summary  string               `json:"summary"`
 	Drift    []driftInfo          `json:"drift"`
-	Rules    snapshots.Rules      `json:"rules"`
+	// Images tells of the trees that stand on images: Changes, Summary and Digest
+	// are of the others.
+	Images []imageTreeInfo `json:"images"`
+	Rules  snapshots.Rules `json:"rules"`
 	// Network says what a command in the session can reach.
 	Network string        `json:"network"`
 	Live    bool          `json:"live"`
@@ -36,6 +39,15 @@ type statusInfo struct {
 	Mounts  []owner.Mount `json:"mounts"`
 	// Interrupted lists commits that galley recover has to finish.
 	Interrupted []string `json:"interrupted"`
+}
+
+// imageTreeInfo is what a tree on an image has otherwise than that.
+type imageTreeInfo struct {
+	Tree    string `json:"tree"`
+	Image   string `json:"image"`
+	Digest  string `json:"digest"` // of the image
+	Changes int    `json:"changes"`
+	Summary string `json:"summary"`
 }
 
 type userInfo struct {
@@ -55,7 +67,7 @@ Says what the session is based on, what it changed and what uses it. Drift, whic
 what changed on the host at paths that the session changed, is listed: galley commit
 refuses those paths. Commands of a session have the host's network.`,
 		json: `{"session", "id", "trees": [{"name", "base", "mount"}], "created", "snapshot", "digest",
- "changes", "summary", "drift": [{"tree", "path", "kind", "text"}], "rules": {"hide", "read_only"},
+ "changes", "summary", "images": [{"tree", "image", "digest", "changes", "summary"}], "drift": [{"tree", "path", "kind", "text"}], "rules": {"hide", "read_only"},
  "network": "host", "live", "users": [{"pid", "what", "since"}],
  "mounts": [{"id", "tree", "mountpoint", …}], "interrupted": [commit]}`,
 		examples: [][2]string{{"galley status", "of this directory's session"}, {"galley status --session app --json", "for a script"}},
@@ -82,7 +94,8 @@ func runStatus(ctx context.Context, e *env, st *snapshots.Store, name string, as
 	info := statusInfo{
 		Session: sess.Name(), ID: sess.ID(), Trees: sess.Trees(), Created: sess.Created(),
 		Rules: sess.Rules(), Network: hostNetwork,
-		Drift: []driftInfo{}, Users: []userInfo{}, Mounts: []owner.Mount{}, Interrupted: []string{},
+		Images: []imageTreeInfo{},
+		Drift:  []driftInfo{}, Users: []userInfo{}, Mounts: []owner.Mount{}, Interrupted: []string{},
 	}
 	if err := describeOwner(ctx, sess, &info); err != nil {
 		return err
@@ -102,6 +115,13 @@ func runStatus(ctx context.Context, e *env, st *snapshots.Store, name string, as
 	e.remember(p, p.set)
 	info.Snapshot, info.Digest = p.snapshot.Number, p.set.Digest().String()
 	info.Changes, info.Summary = len(p.set.Changes), review.Summary(p.set)
+	for _, t := range p.onImages() {
+		set, err := p.imageChanges(ctx, t)
+		if err != nil {
+			return err
+		}
+		info.Images = append(info.Images, imageTreeInfo{t.Name, t.Image.Name, t.Image.Digest, len(set.Changes), review.Summary(set)})
+	}
 	for _, c := range p.set.Drifted() {
 		info.Drift = append(info.Drift, newDriftInfo(c))
 	}
@@ -144,6 +164,10 @@ func printStatus(e *env, i statusInfo, set *review.ChangeSet) error {
 	}
 	fmt.Fprintln(w)
 	for _, t := range i.Trees {
+		if t.OnImage() {
+			fmt.Fprintf(w, "  %-10s image %s, %s\n", t.Name, safeLine(t.Image.Name), shortDigest(t.Image.Digest))
+			continue
+		}
 		line := safeLine(t.Base)
 		if t.Mount != t.Base {
 			line += ", seen at " + safeLine(t.Mount)
@@ -167,11 +191,23 @@ func printStatus(e *env, i statusInfo, set *review.ChangeSet) error {
 	fmt.Fprintf(w, "  %-10s the host's\n\n", "network")
 	if set.Empty() {
 		fmt.Fprintln(w, "nothing changed")
+		printImageTrees(e, i)
 		return nil
 	}
 	e.printChanges(pointers(set.Changes), nil)
 	fmt.Fprintf(w, "\n%s\ndigest %s (snapshot %d)\n", i.Summary, i.Digest, i.Snapshot)
+	printImageTrees(e, i)
 	return printAdvice(e, i)
+}
+
+// printImageTrees says what changed in the trees on images.
+func printImageTrees(e *env, i statusInfo) {
+	for _, t := range i.Images {
+		if t.Changes > 0 {
+			fmt.Fprintf(e.stdout, "in tree %s, on its image: %s\ngalley diff --tree %s · galley image from %s NAME\n",
+				t.Tree, t.Summary, t.Tree, safeLine(i.Session))
+		}
+	}
 }
 
 // printAdvice says what to type next.

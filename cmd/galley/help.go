@@ -116,6 +116,7 @@ OPTIONS
 {{end}}
 ENVIRONMENT
   GALLEY_HOME     where sessions are kept ($XDG_STATE_HOME/galley, else ~/.local/state/galley)
+  GALLEY_MIRRORS  registries that galley pull asks first, separated by commas
   NO_COLOR        no colour, also on a terminal
 
 EXIT STATUS

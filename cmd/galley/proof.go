@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -115,20 +116,40 @@ func (p *proof) imageFaces(tree snapshots.TreeSpec) (old, now *overlay.Face, err
 	return old, p.faces()[tree.Name], nil
 }
 
-// touched counts the paths that layers have of a tree on an image: what may have
-// changed, without a look at what it contains.
-func (p *proof) touched(tree snapshots.TreeSpec) (n int, err error) {
+// touched are the paths that layers have of a tree on an image, beside
+// directories that only hold them: what may have changed, without a look at what
+// it contains.
+func (p *proof) touched(tree snapshots.TreeSpec) (out []snapshots.Path, err error) {
 	_, now, err := p.imageFaces(tree)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	err = now.Delta(func(e overlay.Entry) error {
 		if !e.Implicit {
-			n++
+			out = append(out, snapshots.Path(e.Path))
 		}
 		return nil
 	})
-	return n, err
+	return out, err
+}
+
+// inImages says in which trees on images something changed, as in "in tree
+// root"; empty is in none.
+func (p *proof) inImages() (string, error) {
+	var trees []string
+	for _, t := range p.onImages() {
+		paths, err := p.touched(t)
+		if err != nil {
+			return "", err
+		}
+		if len(paths) > 0 {
+			trees = append(trees, t.Name)
+		}
+	}
+	if len(trees) == 0 {
+		return "", nil
+	}
+	return "in tree " + strings.Join(trees, ", "), nil
 }
 
 // onImages are the session's trees on images.
@@ -197,6 +218,40 @@ func (p *proof) choose(operands []string) (*review.Selection, error) {
 	if err != nil {
 		return nil, err
 	}
+	return p.pick(paths, operands)
+}
+
+// selectedIn is the part of the change set that lies in one tree, or that the
+// operands name there. For a tree on an image they are paths in it.
+func (p *proof) selectedIn(tree snapshots.TreeSpec, operands []string) (*review.ChangeSet, error) {
+	var paths []treePath
+	for _, o := range operands {
+		if tree.OnImage() {
+			paths = append(paths, treePath{tree.Name, strings.TrimPrefix(filepath.Clean("/"+o), "/")})
+			continue
+		}
+		in, err := resolvePaths([]snapshots.TreeSpec{tree}, []string{o})
+		if err != nil {
+			return nil, err
+		}
+		paths = append(paths, in...)
+	}
+	if len(paths) == 0 {
+		sel, err := p.set.Select([]review.Pattern{{Tree: tree.Name, Path: ""}})
+		if err != nil {
+			return nil, err
+		}
+		return sel.Set, nil
+	}
+	sel, err := p.pick(paths, operands)
+	if err != nil {
+		return nil, err
+	}
+	return sel.Set, nil
+}
+
+// pick picks the changes at and below paths, which the operands named.
+func (p *proof) pick(paths []treePath, operands []string) (*review.Selection, error) {
 	patterns := make([]review.Pattern, len(paths))
 	for i, t := range paths {
 		patterns[i] = review.Pattern{Tree: t.tree, Path: escapePattern(t.path)}

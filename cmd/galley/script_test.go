@@ -36,6 +36,8 @@ const scriptDeadline = 60 * time.Second
 //	owner NAME SESSION             sets NAME to the pid of a session's owner
 //	killed CALL ARGS…              runs galley ARGS…, which ends like one that is
 //	                               killed before the call, such as "Rename journal"
+//	registry NAME                  sets NAME to the address of a registry with sample:1
+//	on-image SESSION DIR IMAGE     makes a session with a tree on an image, changed
 //
 // and the condition [root].
 func TestScript(t *testing.T) {
@@ -52,6 +54,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": scriptExits, "poll": pollScript, "capture": scriptCapture,
 			"unchanged": scriptUnchanged, "owner": scriptOwner, "killed": scriptKilled,
+			"registry": scriptRegistry, "on-image": scriptOnImage,
 		},
 	})
 }

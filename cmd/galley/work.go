@@ -157,14 +157,21 @@ func (e *env) afterWork(ctx context.Context, sess *snapshots.Session, ctrl owner
 	}
 	defer p.Close()
 	e.remember(p, p.set)
+	inImages, err := p.inImages()
+	if err != nil {
+		return err
+	}
 	switch {
-	case p.set.Empty():
+	case p.set.Empty() && inImages == "":
 		e.say(o, "galley: nothing changed in session %s\n", safeLine(sess.Name()))
 		return nil
 	case o.discard:
 		return e.discardAfter(ctx, ctrl, p)
 	case o.commit && res.Code == 0:
 		return e.commitAfter(ctx, p, o)
+	case p.set.Empty():
+		e.say(o, "galley: session %s has changes %s; galley diff --tree %s · galley discard\n", safeLine(sess.Name()), inImages, p.onImages()[0].Name)
+		return nil
 	case snap.Number == before:
 		e.say(o, "galley: nothing changed; session %s holds %s from before; galley diff · galley commit · galley discard\n",
 			safeLine(sess.Name()), ui.Count(len(p.set.Changes), "change", "changes"))

@@ -47,6 +47,7 @@ const (
 	annTree       = prefix + "tree"     // name of the tree
 	annBase       = prefix + "base"     // path of the base
 	annMount      = prefix + "mount"    // where the tree is shown
+	annImage      = prefix + "image"    // that the tree stands on, in the place of a base, as JSON
 	annRules      = prefix + "rules"    // of the session, as JSON
 	annSnapshot   = prefix + "snapshot" // number of a layer's snapshot
 	annName       = prefix + "name"     // and its name

@@ -124,6 +124,13 @@ func (x *exporter) image(t snapshots.TreeSpec, first bool) (v1.Descriptor, error
 		annFormat: strconv.Itoa(Format), annSession: x.sess.Name(), annTree: t.Name, annBase: t.Base, annMount: t.Mount,
 		annCreated: last.Time.UTC().Format(time.RFC3339Nano),
 	}}
+	if t.Image != nil {
+		b, err := json.Marshal(t.Image)
+		if err != nil {
+			return none, err
+		}
+		m.Annotations[annImage] = string(b)
+	}
 	if r := x.sess.Rules(); first && (len(r.Hide) > 0 || len(r.ReadOnly) > 0) {
 		b, err := json.Marshal(r)
 		if err != nil {
@@ -131,7 +138,7 @@ func (x *exporter) image(t snapshots.TreeSpec, first bool) (v1.Descriptor, error
 		}
 		m.Annotations[annRules] = string(b)
 	}
-	old := overlay.Stack{}
+	old := overlay.Stack{Sealed: t.Image.Ranges()}
 	for _, s := range x.chain {
 		stack := overlay.Stack{Sealed: s.Stacks[t.Name].Sealed}
 		d, diffID, err := x.layer(t.Name, old, stack, s, first && s.Name != "")
@@ -216,7 +223,13 @@ func (x *exporter) linksOf(tree string) (map[uint64][]string, error) {
 	if m := x.links[tree]; m != nil {
 		return m, nil
 	}
-	base, err := x.sealed.View(tree, overlay.Stack{})
+	bottom := overlay.Stack{}
+	for _, t := range x.sealed.Trees() {
+		if t.Name == tree {
+			bottom.Sealed = t.Image.Ranges()
+		}
+	}
+	base, err := x.sealed.View(tree, bottom)
 	if err != nil {
 		return nil, err
 	}

@@ -62,7 +62,7 @@ func Import(ctx context.Context, st *snapshots.Store, dir string, opt ImportOpti
 				spec.Base = opt.Base
 			}
 		}
-		if !filepath.IsAbs(spec.Base) && opt.Base == "" {
+		if spec.Image == nil && !filepath.IsAbs(spec.Base) && opt.Base == "" {
 			return nil, report, fmt.Errorf("import %q: tree %q: annotation %s: %q is no absolute path: %w", dir, spec.Name, annBase, spec.Base, ErrDamaged)
 		}
 		imp.Trees = append(imp.Trees, spec)

@@ -246,6 +246,11 @@ func (l *source) image(d v1.Descriptor) (*image, error) {
 	img := &image{session: m.Annotations[annSession], spec: snapshots.TreeSpec{
 		Name: m.Annotations[annTree], Base: m.Annotations[annBase], Mount: m.Annotations[annMount],
 	}}
+	if text := m.Annotations[annImage]; text != "" {
+		if err := json.Unmarshal([]byte(text), &img.spec.Image); err != nil {
+			return nil, fmt.Errorf("annotation %s: %w: %w", annImage, ErrDamaged, err)
+		}
+	}
 	if rules := m.Annotations[annRules]; rules != "" {
 		if err := json.Unmarshal([]byte(rules), &img.rules); err != nil {
 			return nil, fmt.Errorf("annotation %s: %w: %w", annRules, ErrDamaged, err)

@@ -104,7 +104,7 @@ func (s *Store) openBlob(digest string, size int64) (r io.ReadCloser, check func
 			return fmt.Errorf("blob %s: %w", digest, err)
 		}
 		if got := hex.EncodeToString(h.Sum(nil)); got != name {
-			return fmt.Errorf("blob %s: its content has the digest sha256:%s; galley images gc --verify removes it, then pull again: %w", digest, got, ErrDamaged)
+			return fmt.Errorf("blob %s: its content has the digest sha256:%s; galley image gc --verify removes it, then pull again: %w", digest, got, ErrDamaged)
 		}
 		return nil
 	}

@@ -56,11 +56,14 @@ func (s *Store) From(ctx context.Context, sess *snapshots.Session, snap snapshot
 	if err != nil {
 		return nil, err
 	}
-	if err := s.put(record{Name: r.Name(), Digest: digest, Platform: base.Platform, Source: "session"}); err != nil {
+	img, err := s.load(digest)
+	if err == nil {
+		_, err = s.unpack(ctx, img, Limits{}, opt.Progress)
+	}
+	if err != nil {
 		return nil, err
 	}
-	img, err := s.load(digest)
-	if err != nil {
+	if err := s.put(record{Name: r.Name(), Digest: digest, Platform: base.Platform, Source: "session"}); err != nil {
 		return nil, err
 	}
 	img.Name, img.Source = short(r.Name()), "session"

@@ -134,6 +134,9 @@ func (im *importer) finish(digest string) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, err := im.s.unpack(im.ctx, img, im.limits, im.opt.Progress); err != nil {
+		return nil, err
+	}
 	im.rec.Name, im.rec.Digest = full, digest
 	if err := im.s.put(im.rec); err != nil {
 		return nil, err

@@ -62,7 +62,7 @@ func newWorld(t testing.TB) *world {
 // session makes a session with a tree on an image.
 func (w *world) session(img *Image) *snapshots.Session {
 	w.t.Helper()
-	root, err := w.images.Root(w.t.Context(), img, Limits{}, nil)
+	root, err := w.images.Root(w.t.Context(), img, nil)
 	must(w.t, err)
 	sess, err := w.sessions.Create(w.t.Context(), snapshots.Spec{
 		Base: filepath.Join(w.dir, "project"), Extra: []snapshots.TreeSpec{root},

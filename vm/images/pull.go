@@ -36,8 +36,8 @@ type PullOptions struct {
 	Transport http.RoundTripper
 }
 
-// Pull fetches an image from a registry, or only what has changed of it, and
-// pins its digest under the name. Blobs that are there are not fetched again;
+// Pull fetches an image from a registry, or only what has changed of it, unpacks
+// it, and pins its digest under the name. Blobs that are there are not fetched again;
 // one that was cut off goes on where it ended.
 func (s *Store) Pull(ctx context.Context, ref string, opt PullOptions) (*Image, error) {
 	release, err := s.Hold(ctx)
@@ -153,6 +153,9 @@ func (p *puller) pull(ctx context.Context, as name.Reference) (*Image, error) {
 		return nil, err
 	}
 	rec.Digest = digest
+	if _, err := p.s.unpack(ctx, img, p.limits, p.opt.Progress); err != nil {
+		return nil, err
+	}
 	if err := p.s.put(rec); err != nil {
 		return nil, err
 	}

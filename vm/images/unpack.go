@@ -27,27 +27,37 @@ type layerRecord struct {
 	Below   string `json:"below,omitempty"` // chain
 }
 
-// Root unpacks what is not unpacked yet of an image and says what a session's
-// tree [snapshots.Root] on it is. Between this and making the session, [Store.Hold]
+// Root says what a session's tree [snapshots.Root] on an image is, and unpacks
+// what is not unpacked of it. Between this and making the session, [Store.Hold]
 // keeps the layers.
-func (s *Store) Root(ctx context.Context, img *Image, limits Limits, progress func(Progress)) (snapshots.TreeSpec, error) {
+func (s *Store) Root(ctx context.Context, img *Image, progress func(Progress)) (snapshots.TreeSpec, error) {
 	release, err := s.Hold(ctx)
 	if err != nil {
 		return snapshots.TreeSpec{}, err
 	}
 	defer release()
 	spec := snapshots.TreeSpec{Name: snapshots.Root, Image: &snapshots.Image{Name: img.Name, Digest: img.Digest}}
+	spec.Image.Layers, err = s.unpack(ctx, img, Limits{}, progress)
+	return spec, err
+}
+
+// unpack unpacks the layers of an image that are not yet, and returns their
+// chains.
+//
+// Preconditions: the lock use is held.
+func (s *Store) unpack(ctx context.Context, img *Image, limits Limits, progress func(Progress)) (chains []string, err error) {
+	if len(img.Layers) == 0 {
+		return nil, fmt.Errorf("the image has no layers: %w", oci.ErrForeign)
+	}
 	u := &unpacker{s: s, budget: oci.NewBudget(limits.Unpacked), tell: &teller{fn: progress, stage: "unpack"}}
 	for i, l := range img.Layers {
-		if err := u.layer(ctx, spec.Image.Layers, l, i); err != nil {
-			return snapshots.TreeSpec{}, fmt.Errorf("unpack image %s: layer %d of %d, %s: %w", img.Name, i+1, len(img.Layers), l.Digest, err)
+		if err := u.layer(ctx, chains, l, i); err != nil {
+			return nil, fmt.Errorf("unpack layer %d of %d, %s: %w", i+1, len(img.Layers), l.Digest, err)
 		}
-		spec.Image.Layers = append(spec.Image.Layers, l.Chain)
+		img.Layers[i].Unpacked = true
+		chains = append(chains, l.Chain)
 	}
-	if len(img.Layers) == 0 {
-		return spec, fmt.Errorf("image %s has no layers: %w", img.Name, oci.ErrForeign)
-	}
-	return spec, nil
+	return chains, nil
 }
 
 type unpacker struct {
