@@ -150,8 +150,8 @@ type SealOptions struct {
 	// it a power cut may lose what was not synced, as for any file.
 	Durable bool `json:"durable,omitempty"`
 	// Calls are the names of the calls that ran since the last seal, by what
-	// identifies their process trees, and Self that of the one whose end is the
-	// cause: of what that one changed alone, nothing is noted.
+	// identifies their process trees. Of what Self changed, nothing is noted: it
+	// is the one whose end is the cause, where it ran alone.
 	Calls map[string]string `json:"calls,omitempty"`
 	Self  string            `json:"self,omitempty"`
 	// By, unless nil, tells [Change.By] of the layer that was just sealed.

@@ -3,14 +3,19 @@ package local
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path"
 
 	"golang.org/x/sys/unix"
 )
 
-// firstAdded numbers the overlays that add directories to a running sandbox, so
-// that they are told from those of its building.
-const firstAdded = 1 << 16
+// firstView numbers the overlays that add directories for views while the
+// sandbox is built, and firstAdded those that do while it runs, so that each is
+// told from the others.
+const (
+	firstView  = 1 << 15
+	firstAdded = 1 << 16
+)
 
 // pendingMount is a view that is mounted and waits for being served.
 type pendingMount struct {
@@ -128,7 +133,57 @@ func (s *supervisor) addPlace(now root, p string) error {
 		}
 		return err
 	}
-	b := &builder{setup: s.setup, stage: s.builder.stage, root: now}
 	s.added++
+	b := &builder{setup: s.setup, root: now}
+	unstage, err := b.stageAside(fmt.Sprintf("/run/.galley-%d", s.added))
+	if err != nil {
+		return err
+	}
+	defer unstage()
 	return b.addDirs(firstAdded+s.added, parent, []string{p})
+}
+
+// stageAside makes a stage in the running sandbox at p, in a file system of the
+// sandbox's own: the one that it was built on is gone, and what lies under an
+// overlay must stand somewhere while that is mounted.
+func (b *builder) stageAside(p string) (unstage func(), err error) {
+	if b.stage, err = newTmpfs("0700"); err != nil {
+		return nil, err
+	}
+	fail := func(err error) (func(), error) {
+		_ = unix.Close(b.stage)
+		return nil, fmt.Errorf("a place to build: %w", err)
+	}
+	target, err := b.root.makeDir(p)
+	if err != nil {
+		return fail(err)
+	}
+	err = unix.MoveMount(b.stage, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	_ = unix.Close(target)
+	if err == nil {
+		err = unix.Mkdirat(b.stage, "cache", 0o700)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	return func() {
+		_ = unix.Unmount(p, unix.MNT_DETACH)
+		_ = unix.Rmdir(p)
+		_ = unix.Close(b.stage)
+	}, nil
+}
+
+// addMissing adds the directory p to the nearest one that there is.
+func (b *builder) addMissing(i int, p string) error {
+	for parent := path.Dir(p); parent != "/"; parent = path.Dir(parent) {
+		fd, err := b.root.lookup(parent)
+		if err == nil {
+			_ = unix.Close(fd)
+			return b.addDirs(i, parent, []string{p})
+		}
+		if !errors.Is(err, unix.ENOENT) {
+			return err
+		}
+	}
+	return &os.PathError{Op: "mkdir", Path: p, Err: unix.EROFS}
 }

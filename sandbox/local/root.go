@@ -296,7 +296,17 @@ func (b *builder) placeViews() error {
 		return len(b.setup.Views[order[i]].Path) < len(b.setup.Views[order[j]].Path)
 	})
 	for _, i := range order {
-		if err := b.root.mountAt(b.views[i], b.setup.Views[i].Path); err != nil {
+		p := b.setup.Views[i].Path
+		// A tree that was mounted while a sandbox ran may stand where the host
+		// has no directory.
+		if fd, err := b.root.makeDir(p); err == nil {
+			_ = unix.Close(fd)
+		} else if errors.Is(err, unix.EROFS) {
+			if err := b.addMissing(firstView+i, p); err != nil {
+				return fmt.Errorf("view: a place for %s: %w", p, err)
+			}
+		}
+		if err := b.root.mountAt(b.views[i], p); err != nil {
 			return fmt.Errorf("view: %w", err)
 		}
 	}

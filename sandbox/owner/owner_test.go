@@ -197,3 +197,25 @@ func TestComingWhileTheLastUserGoes(t *testing.T) {
 	check(t, last.Close())
 	waitGone(t, last.PID())
 }
+
+// A tree that is added to a live session is reached through a read-only mount,
+// too, also where the owner has no rights of its own.
+func TestTreeAddedAtWorkIsReachedReadOnly(t *testing.T) {
+	sess := newSession(t)
+	c := ensure(t, sess, "test")
+	before, err := c.Status(t.Context())
+	check(t, err)
+	if !before.Trees[0].ReadOnlyBase {
+		t.Skip("the kernel has no user namespaces for an ordinary user, or forbids them")
+	}
+	name, err := c.AddTree(t.Context(), AddTree{Base: t.TempDir(), Mount: "/mnt/added"})
+	check(t, err)
+	after, err := c.Status(t.Context())
+	check(t, err)
+	for _, tree := range after.Trees {
+		if tree.Name == name && tree.ReadOnlyBase {
+			return
+		}
+	}
+	t.Errorf("trees %+v", after.Trees)
+}

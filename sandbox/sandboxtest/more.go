@@ -241,6 +241,7 @@ func mountCases(s *suite) []testCase {
 	}{
 		{"at the top", func(c *tc) string { return "/galley-mount-" + strings.ReplaceAll(c.dir, "/", "-") }},
 		{"deep at the top", func(c *tc) string { return "/galley-deep-" + strings.ReplaceAll(c.dir, "/", "-") + "/a/b" }},
+		{"where the host has no directory", func(c *tc) string { return "/usr/galley-" + strings.ReplaceAll(c.dir, "/", "-") + "/m" }},
 		{"in the temporary directory", func(c *tc) string { return c.s.info.TempDir + "/mnt/" + c.dir }},
 		{"in the working directory", func(c *tc) string { return c.abs(c.dir) + "/mnt" }},
 	} {

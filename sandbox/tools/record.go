@@ -123,8 +123,12 @@ func (c *call) seal(ctx context.Context, o outcome) []slog.Attr {
 	if len(names) > 0 {
 		tool += " (at the same time: " + strings.Join(names, ", ") + ")"
 	}
+	self := c.label()
+	if len(labels) > 0 {
+		self = "" // then it is said of its changes, too
+	}
 	sealed, err := s.opt.History.Checkpoint(context.WithoutCancel(ctx), Checkpoint{
-		Tool: tool, Args: c.args, Start: c.began, Duration: time.Since(c.began), Exit: o.exit, Calls: calls, Self: c.label(),
+		Tool: tool, Args: c.args, Start: c.began, Duration: time.Since(c.began), Exit: o.exit, Calls: calls, Self: self,
 	})
 	if err != nil {
 		if o.code != sandbox.Closed {

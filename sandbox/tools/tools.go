@@ -102,7 +102,7 @@ type Checkpoint struct {
 	Duration time.Duration
 	Exit     *int
 	// Calls are the calls that run, by what identifies their process trees,
-	// where they have such, and Self is the one that ends.
+	// where they have such, and Self is the one that ends, where it was alone.
 	Calls map[string]string
 	Self  string
 }
