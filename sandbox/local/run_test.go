@@ -128,7 +128,7 @@ func TestBadConfig(t *testing.T) {
 		"directory is file":  {func(s *spec) { s.Config.Dir = h.bin }, "not a directory"},
 		"relative view":      {func(s *spec) { s.Views[0].Path = "x" }, "absolute, clean"},
 		"view at the root":   {func(s *spec) { s.Views[0].Path = "/" }, "absolute, clean"},
-		"view nowhere":       {func(s *spec) { s.Views[0].Path = h.dir + "/none" }, h.dir + "/none"},
+		"view in a file":     {func(s *spec) { s.Views[0].Path = h.bin + "/none" }, h.bin + "/none"},
 		"socket not there":   {func(s *spec) { s.Config.AllowSockets = []string{"/run/none"} }, "allowed socket"},
 		"not a socket":       {func(s *spec) { s.Config.AllowSockets = []string{h.bin} }, "socket"},
 		"serving fails":      {func(s *spec) { s.ServeFails = "no engine" }, "no engine"},
