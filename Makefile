@@ -9,8 +9,9 @@ BIN := bin/galley
 help: ## what each target does
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
-build: ## build bin/galley
+build: ## build bin/galley, and bin/galley-guest, the agent in virtual machines
 	$(GO) build -trimpath -o $(BIN) ./cmd/galley
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/galley-guest ./cmd/galley-guest
 
 demo: ## install what is missing, build, and show the tour on a copy of this source
 	scripts/demo.sh

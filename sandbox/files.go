@@ -124,8 +124,8 @@ type EditResult struct {
 	Count int `json:"count"`
 	// Before and After are the whole content; After equals Before when
 	// nothing was changed.
-	Before []byte `json:"-"`
-	After  []byte `json:"-"`
+	Before []byte `json:"-" cbor:"before,omitempty"`
+	After  []byte `json:"-" cbor:"after,omitempty"`
 	// Line is the line of the first occurrence, from 1.
 	Line int `json:"line"`
 	// Digest is of After.

@@ -19,6 +19,7 @@ out=${BENCH_OUT:-}
 [ -n "$out" ] || [ "$scale" != full ] || out=docs/performance.md
 mkdir -p bin
 go build -trimpath -o bin/galley ./cmd/galley
+CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/galley-guest ./cmd/galley-guest
 go build -o bin/bench ./integration/bench
 exec bin/bench -scale "$scale" -rounds "${BENCH_ROUNDS:-0}" -only "${BENCH_ONLY:-}" \
 	-kinds "${BENCH_KINDS:-}" -as "${BENCH_AS:-}" -user "$test_user" -out "$out"

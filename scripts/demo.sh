@@ -11,6 +11,7 @@ need_packages git gcc
 ready_fuse
 say "building bin/galley"
 go build -trimpath -o bin/galley ./cmd/galley
+CGO_ENABLED=0 go build -trimpath -ldflags='-s -w' -o bin/galley-guest ./cmd/galley-guest
 PATH="$PWD/bin:$PATH"
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/galley-demo.XXXXXX")

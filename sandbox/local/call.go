@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/vm/guest/spawn"
 )
 
 // A call is one command in a sandbox that stays. The supervisor starts the
@@ -114,7 +116,7 @@ func (c *call) fail(err error) int {
 	if errors.Is(err, io.EOF) {
 		return 1
 	}
-	m := message{kind: kindFailed, code: codeSandbox, text: err.Error()}
+	m := message{kind: kindFailed, code: spawn.CodeFailed, text: err.Error()}
 	var errno unix.Errno
 	if errors.As(err, &errno) {
 		m.n = int32(errno)
@@ -266,7 +268,7 @@ func (c *call) openTerminal() (int, error) {
 
 // startShell starts bash in a session of its own.
 func (c *call) startShell(tty bool) (int, error) {
-	if err := checkDir(c.setup.Dir); err != nil {
+	if err := spawn.CheckDir(c.setup.Dir); err != nil {
 		return 0, err
 	}
 	attr := &syscall.ProcAttr{
@@ -274,18 +276,11 @@ func (c *call) startShell(tty bool) (int, error) {
 		Files: []uintptr{uintptr(c.stdio[0]), uintptr(c.stdio[1]), uintptr(c.stdio[2])},
 		Sys:   &syscall.SysProcAttr{Setsid: true, Setctty: tty, Ctty: 0},
 	}
-	argv := []string{"bash", "-c", c.setup.Command}
-	var first error
-	for _, file := range candidates("bash", getenv(c.setup.Env, "PATH"), c.setup.Dir) {
-		pid, err := exec(file, argv, attr)
-		if err == nil {
-			return pid, nil
-		}
-		if first == nil || errors.Is(first, unix.ENOENT) {
-			first = err
-		}
+	pid, err := spawn.Command([]string{"bash", "-c", c.setup.Command}, attr)
+	if err != nil {
+		return 0, fmt.Errorf("the sandbox's shell: %w", err)
 	}
-	return 0, fmt.Errorf("no bash in the sandbox's PATH: %w", first)
+	return pid, nil
 }
 
 // serve does what the owner asks for. When the owner lets go of the call, it

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/vm/guest/spawn"
 )
 
 // mask covers p in the new root by an empty directory or file that nobody may
@@ -133,7 +135,7 @@ var socketDirs = []string{
 
 // hideSocketDirs covers socketDirs, but for one that holds an allowed socket.
 func (b *builder) hideSocketDirs() error {
-	home := getenv(b.setup.Env, "HOME")
+	home := spawn.Getenv(b.setup.Env, "HOME")
 	if !path.IsAbs(home) {
 		return nil
 	}

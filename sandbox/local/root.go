@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/vm/guest/spawn"
 )
 
 // ownTops are the top-level directories of the host that the sandbox replaces
@@ -268,7 +270,7 @@ func (b *builder) placeTmp() error {
 
 // makeRuntimeDir makes an empty XDG_RUNTIME_DIR where the host's is hidden.
 func (b *builder) makeRuntimeDir() error {
-	dir := getenv(b.setup.Env, "XDG_RUNTIME_DIR")
+	dir := spawn.Getenv(b.setup.Env, "XDG_RUNTIME_DIR")
 	if !strings.HasPrefix(dir, "/run/") || path.Clean(dir) != dir {
 		return nil
 	}
@@ -345,14 +347,4 @@ func (b *builder) enter() error {
 		return fmt.Errorf("share mounts with the calls: %w", err)
 	}
 	return nil
-}
-
-// getenv is the last value of key in env.
-func getenv(env []string, key string) string {
-	for i := len(env) - 1; i >= 0; i-- {
-		if v, ok := strings.CutPrefix(env[i], key+"="); ok {
-			return v
-		}
-	}
-	return ""
 }

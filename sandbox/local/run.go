@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/vm/guest/spawn"
 )
 
 // defaultMaxRead is View.MaxRead where that is 0: the largest request that the
@@ -38,7 +40,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	defer term.close()
 	s, err := newSetup(&cfg, term)
 	if err != nil {
-		return Result{Code: codeSandbox}, err
+		return Result{Code: spawn.CodeFailed}, err
 	}
 	// The supervisor dies with the thread that started it.
 	runtime.LockOSThread()
@@ -54,7 +56,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	}
 	defer signal.Stop(r.signals)
 	if err := r.start(s); err != nil {
-		return Result{Code: codeSandbox}, err
+		return Result{Code: spawn.CodeFailed}, err
 	}
 	return r.loop(ctx)
 }
@@ -149,7 +151,7 @@ func realPaths(paths []string) []string {
 
 // sandboxEnv is env with a TMPDIR that can be written to.
 func sandboxEnv(env []string, s *setup) []string {
-	dir := path.Clean(getenv(env, "TMPDIR"))
+	dir := path.Clean(spawn.Getenv(env, "TMPDIR"))
 	if dir == "." || beneath(dir, "/tmp") || beneath(dir, "/var/tmp") {
 		return env
 	}
@@ -280,7 +282,7 @@ func (r *runner) loop(ctx context.Context) (Result, error) {
 			case m.kind == kindFailed:
 				failure = r.describeFailure(m.message)
 				if result.Code, ended = int(m.code), true; m.code == codeDirectory {
-					result.Code = codeSandbox
+					result.Code = spawn.CodeFailed
 				}
 			}
 		case sig := <-r.signals:
@@ -306,7 +308,7 @@ func (r *runner) loop(ctx context.Context) (Result, error) {
 	state, err := r.process.Wait()
 	r.channel.close()
 	if !ended {
-		result = Result{Code: codeSandbox}
+		result = Result{Code: spawn.CodeFailed}
 		if failure == nil {
 			failure = fmt.Errorf("the sandbox's supervisor died: %v %w", state, err)
 		}
@@ -342,7 +344,7 @@ func (r *runner) describeFailure(m message) error {
 		err = &sandboxError{m.text, unix.Errno(m.n)}
 	}
 	switch m.code {
-	case codeSandbox:
+	case spawn.CodeFailed:
 	case codeDirectory:
 		return fmt.Errorf("%w: %w", ErrDirectory, err)
 	default:

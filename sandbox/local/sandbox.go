@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/sandbox"
+	"github.com/galleyfs/galley/sandbox/internal/command"
 	"github.com/galleyfs/galley/sandbox/internal/filerpc"
 	"github.com/galleyfs/galley/sandbox/owner"
 	"github.com/galleyfs/galley/snapshots"
@@ -61,8 +62,6 @@ type Sandbox struct {
 	calls     map[int32]chan message   // who waits for kindGone
 	mounts    map[int32]*pendingView   // mounts that are being made
 	placed    map[string]bool          // paths of mounts
-	started   map[string]*background   // background processes by id
-	order     []string                 // their ids, the oldest first
 	failure   error                    // of the supervisor
 	proc      *os.File                 // the supervisor's /proc
 	tree      string                   // identifies its pid namespace, and so the process that works on files
@@ -70,6 +69,7 @@ type Sandbox struct {
 	views     map[int32]func(*os.File) // who serves a view that is being made
 	ready     chan error               // how the start went
 
+	background   command.Table
 	closeChannel sync.Once
 }
 
@@ -111,7 +111,7 @@ func open(ctx context.Context, o Options, client *owner.Client) (*Sandbox, error
 	s := &Sandbox{
 		info:    sandbox.Info{Kind: "local", Session: o.Session.Name(), Workdir: path.Clean(dir), TempDir: "/tmp", Network: "host"},
 		session: o.Session, owner: client, gone: make(chan struct{}), ready: make(chan error, 1),
-		calls: map[int32]chan message{}, mounts: map[int32]*pendingView{}, placed: map[string]bool{}, started: map[string]*background{},
+		calls: map[int32]chan message{}, mounts: map[int32]*pendingView{}, placed: map[string]bool{},
 		views: map[int32]func(*os.File){},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())

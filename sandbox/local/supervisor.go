@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/vm/guest/spawn"
 )
 
 // supervisorName is argv[0] of the supervisor; it is also what ps shows.
@@ -87,14 +89,14 @@ func (s *supervisor) main() int {
 }
 
 func (s *supervisor) fail(err error) {
-	m := message{kind: kindFailed, code: codeSandbox, text: err.Error()}
+	m := message{kind: kindFailed, code: spawn.CodeFailed, text: err.Error()}
 	var errno unix.Errno
 	if errors.As(err, &errno) {
 		m.n = int32(errno)
 	}
-	var start *startError
+	var start *spawn.Error
 	if errors.As(err, &start) {
-		m.code = int32(start.code)
+		m.code = int32(start.Code)
 	}
 	_ = s.channel.send(m, -1)
 }

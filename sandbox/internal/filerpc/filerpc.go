@@ -1,76 +1,70 @@
 // Package filerpc carries the calls on files over a byte stream, to a process
 // that lives where the files are.
+//
+// A message is a length of four bytes, big endian, and that many bytes: two
+// CBOR values, what the message is (head) and its body. A call has a number by
+// which it is answered and can be cancelled. Neither side trusts the other:
+// lengths are bounded, and believed only as far as the bytes arrive.
 package filerpc
 
 import (
-	"context"
+	"bytes"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
-	"net/rpc"
 	"sync"
-	"sync/atomic"
 	"syscall"
 
+	"github.com/fxamacker/cbor/v2"
+
 	"github.com/galleyfs/galley/sandbox"
-	"github.com/galleyfs/galley/sandbox/internal/files"
 )
 
-const service = "Files"
+// maxMessage bounds a message: the largest content of a Write, with room for
+// what is around it.
+const maxMessage = sandbox.MaxWrite + 64<<20
 
-// Args is a request with a number by which it can be cancelled.
-type Args[T any] struct {
-	Call    uint64
-	Request T
+// head says what a message is.
+type head struct {
+	Call uint64 `cbor:"n"`
+	// Op is the call, or cancel; an answer has none.
+	Op string `cbor:"op,omitempty"`
+	// Error of an answer.
+	Error *failure `cbor:"error,omitempty"`
 }
 
-// Reply is a result, which may come with an error.
-type Reply[T any] struct {
-	Result T
-	Error  *Failure
-}
+const opCancel = "cancel"
 
-// Failure is a [sandbox.Error] as it goes over the wire.
-type Failure struct {
-	Code              sandbox.Code
-	Op, Path, Message string
-	Offset, Count     int
-	Errno             syscall.Errno
-}
+// Names of files need not be UTF-8. No answer has more elements than the
+// highest limit of a request asks for, each with a context of 200 lines.
+var (
+	encMode = must(cbor.EncOptions{Time: cbor.TimeRFC3339Nano}.EncMode())
+	decMode = must(cbor.DecOptions{
+		UTF8: cbor.UTF8DecodeInvalid, MaxNestedLevels: 16, MaxArrayElements: 1 << 24, MaxMapPairs: 64,
+		IndefLength: cbor.IndefLengthForbidden,
+	}.DecMode())
+)
 
-// Server is the far end's methods.
-type Server struct {
-	ops *files.Ops
-
-	mu      sync.Mutex
-	cancels map[uint64]context.CancelFunc
-}
-
-// Serve answers calls on conn until it ends.
-func Serve(conn io.ReadWriteCloser, ops *files.Ops) error {
-	s := rpc.NewServer()
-	if err := s.RegisterName(service, &Server{ops: ops, cancels: map[uint64]context.CancelFunc{}}); err != nil {
-		return err
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
 	}
-	s.ServeConn(conn)
-	return nil
+	return v
 }
 
-func serve[A, R any](s *Server, a *Args[A], r *Reply[R], call func(context.Context, A) (R, error)) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	s.mu.Lock()
-	s.cancels[a.Call] = cancel
-	s.mu.Unlock()
-	var err error
-	r.Result, err = call(ctx, a.Request)
-	r.Error = failureOf(err)
-	s.mu.Lock()
-	delete(s.cancels, a.Call)
-	s.mu.Unlock()
-	return nil
+// failure is a [sandbox.Error] as it goes over the wire.
+type failure struct {
+	Code    sandbox.Code `cbor:"code"`
+	Op      string       `cbor:"op,omitempty"`
+	Path    string       `cbor:"path,omitempty"`
+	Message string       `cbor:"message"`
+	Offset  int          `cbor:"offset"`
+	Count   int          `cbor:"count,omitempty"`
+	Errno   int          `cbor:"errno,omitempty"`
 }
 
-func failureOf(err error) *Failure {
+func failureOf(err error) *failure {
 	if err == nil {
 		return nil
 	}
@@ -78,125 +72,74 @@ func failureOf(err error) *Failure {
 	if !errors.As(err, &e) {
 		e = sandbox.Errorf(sandbox.Failed, "", "", "%w", err)
 	}
-	f := &Failure{Code: e.Code, Op: e.Op, Path: e.Path, Message: e.Message, Offset: e.Offset, Count: e.Count}
-	errors.As(err, &f.Errno)
+	f := &failure{Code: e.Code, Op: e.Op, Path: e.Path, Message: e.Message, Offset: e.Offset, Count: e.Count}
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
+		f.Errno = int(errno)
+	}
 	return f
 }
 
-func (f *Failure) err() error {
+func (f *failure) err() error {
 	if f == nil {
 		return nil
 	}
 	e := &sandbox.Error{Code: f.Code, Op: f.Op, Path: f.Path, Message: f.Message, Offset: f.Offset, Count: f.Count}
 	if f.Errno != 0 {
-		e.Err = f.Errno
+		e.Err = syscall.Errno(f.Errno)
 	}
 	return e
 }
 
-// Cancel ends a call.
-func (s *Server) Cancel(call uint64, _ *struct{}) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if cancel := s.cancels[call]; cancel != nil {
-		cancel()
-	}
-	return nil
+// link sends and receives messages. Sending is safe for concurrent use; one
+// goroutine receives.
+type link struct {
+	rw io.ReadWriteCloser
+	mu sync.Mutex
 }
 
-// The calls of the contract.
-func (s *Server) Read(a *Args[sandbox.ReadRequest], r *Reply[sandbox.ReadResult]) error {
-	return serve(s, a, r, s.ops.Read)
-}
-func (s *Server) Write(a *Args[sandbox.WriteRequest], r *Reply[sandbox.WriteResult]) error {
-	return serve(s, a, r, s.ops.Write)
-}
-func (s *Server) Edit(a *Args[sandbox.EditRequest], r *Reply[sandbox.EditResult]) error {
-	return serve(s, a, r, s.ops.Edit)
-}
-func (s *Server) Stat(a *Args[sandbox.StatRequest], r *Reply[sandbox.FileInfo]) error {
-	return serve(s, a, r, s.ops.Stat)
-}
-func (s *Server) List(a *Args[sandbox.ListRequest], r *Reply[sandbox.ListResult]) error {
-	return serve(s, a, r, s.ops.List)
-}
-func (s *Server) Glob(a *Args[sandbox.GlobRequest], r *Reply[sandbox.GlobResult]) error {
-	return serve(s, a, r, s.ops.Glob)
-}
-func (s *Server) Grep(a *Args[sandbox.GrepRequest], r *Reply[sandbox.GrepResult]) error {
-	return serve(s, a, r, s.ops.Grep)
+// errTooLarge: a message that is not sent.
+var errTooLarge = errors.New("the message is too large")
+
+func (l *link) send(h head, body any) error {
+	var out bytes.Buffer
+	out.Write(make([]byte, 4))
+	enc := encMode.NewEncoder(&out)
+	if err := enc.Encode(h); err != nil {
+		return err
+	}
+	if err := enc.Encode(body); err != nil {
+		return err
+	}
+	b := out.Bytes()
+	if len(b)-4 > maxMessage {
+		return fmt.Errorf("%w: %d bytes; up to %d are possible", errTooLarge, len(b)-4, maxMessage)
+	}
+	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	_, err := l.rw.Write(b)
+	return err
 }
 
-// Client makes the calls. It is safe for concurrent use.
-type Client struct {
-	rpc  *rpc.Client
-	next atomic.Uint64
-}
-
-// NewClient makes a client of a connection, which it takes over.
-func NewClient(conn io.ReadWriteCloser) *Client { return &Client{rpc: rpc.NewClient(conn)} }
-
-// Close ends the connection; calls that wait fail with [sandbox.Closed].
-func (c *Client) Close() error { return c.rpc.Close() }
-
-// call makes one call. A cancelled one is waited for, so that it has ended when
-// its caller hears of it.
-func call[A, R any](ctx context.Context, c *Client, op string, req A) (R, error) {
-	a := &Args[A]{Call: c.next.Add(1), Request: req}
-	r := &Reply[R]{}
-	if err := ctx.Err(); err != nil {
-		return r.Result, sandbox.Wrap(op, "", err)
+// receive returns what the next message is, and its body.
+func (l *link) receive() (head, []byte, error) {
+	var h head
+	var size [4]byte
+	if _, err := io.ReadFull(l.rw, size[:]); err != nil {
+		return h, nil, err
 	}
-	done := c.rpc.Go(service+"."+method[op], a, r, make(chan *rpc.Call, 1)).Done
-	var ended *rpc.Call
-	select {
-	case ended = <-done:
-	case <-ctx.Done():
-		c.rpc.Go(service+".Cancel", a.Call, &struct{}{}, make(chan *rpc.Call, 1))
-		ended = <-done
+	n := int64(binary.BigEndian.Uint32(size[:]))
+	if n > maxMessage {
+		return h, nil, fmt.Errorf("a message of %d bytes; up to %d are possible", n, maxMessage)
 	}
-	if ended.Error != nil {
-		return r.Result, sandbox.Errorf(sandbox.Closed, op, "", "the sandbox was closed, or the process in it that works on files has ended: %w", ended.Error)
+	var b bytes.Buffer
+	if _, err := io.CopyN(&b, l.rw, n); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return h, nil, err
 	}
-	return r.Result, r.Error.err()
-}
-
-var method = map[string]string{
-	"read": "Read", "write": "Write", "edit": "Edit", "stat": "Stat", "list": "List", "glob": "Glob", "grep": "Grep",
-}
-
-// The calls of the contract. Empty lists, which the wire does not tell from
-// none, are made anew.
-func (c *Client) Read(ctx context.Context, r sandbox.ReadRequest) (sandbox.ReadResult, error) {
-	return call[sandbox.ReadRequest, sandbox.ReadResult](ctx, c, "read", r)
-}
-func (c *Client) Write(ctx context.Context, r sandbox.WriteRequest) (sandbox.WriteResult, error) {
-	return call[sandbox.WriteRequest, sandbox.WriteResult](ctx, c, "write", r)
-}
-func (c *Client) Edit(ctx context.Context, r sandbox.EditRequest) (sandbox.EditResult, error) {
-	return call[sandbox.EditRequest, sandbox.EditResult](ctx, c, "edit", r)
-}
-func (c *Client) Stat(ctx context.Context, r sandbox.StatRequest) (sandbox.FileInfo, error) {
-	return call[sandbox.StatRequest, sandbox.FileInfo](ctx, c, "stat", r)
-}
-func (c *Client) List(ctx context.Context, r sandbox.ListRequest) (sandbox.ListResult, error) {
-	out, err := call[sandbox.ListRequest, sandbox.ListResult](ctx, c, "list", r)
-	if out.Entries == nil {
-		out.Entries = []sandbox.FileInfo{}
-	}
-	return out, err
-}
-func (c *Client) Glob(ctx context.Context, r sandbox.GlobRequest) (sandbox.GlobResult, error) {
-	out, err := call[sandbox.GlobRequest, sandbox.GlobResult](ctx, c, "glob", r)
-	if out.Paths == nil {
-		out.Paths = []string{}
-	}
-	return out, err
-}
-func (c *Client) Grep(ctx context.Context, r sandbox.GrepRequest) (sandbox.GrepResult, error) {
-	out, err := call[sandbox.GrepRequest, sandbox.GrepResult](ctx, c, "grep", r)
-	if out.Matches == nil {
-		out.Matches = []sandbox.GrepMatch{}
-	}
-	return out, err
+	body, err := decMode.UnmarshalFirst(b.Bytes(), &h)
+	return h, body, err
 }
