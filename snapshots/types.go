@@ -93,6 +93,9 @@ type Cause struct {
 	Duration time.Duration `json:"duration,omitempty"`
 	// Exit is the status that it ended with, nil where it has none.
 	Exit *int `json:"exit,omitempty"`
+	// Unsynced says why a guest that used the session did not write back what
+	// it held before the seal, which then may lack some of it.
+	Unsynced string `json:"unsynced,omitempty"`
 }
 
 // Change is one path that a snapshot has otherwise than the one before it.

@@ -115,6 +115,9 @@ type Probe struct {
 	Why string `json:"why,omitempty"`
 	// Fix says what to do about it.
 	Fix string `json:"fix,omitempty"`
+	// Fresh: Why was found out just now, and not by an earlier probe since
+	// the host's boot.
+	Fresh bool `json:"fresh,omitempty"`
 }
 
 // Driver starts machines.

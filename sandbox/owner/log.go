@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// logFile is the owner's log, in the session's directory.
-const logFile = "owner.log"
+// LogFile is the name of the log of a session's owner, in its directory.
+const LogFile = "owner.log"
 
 // maxLog bounds the log, in bytes: past it the log begins anew, and the one
 // before is kept under another name.

@@ -91,7 +91,7 @@ func begin(home, id string, hide []string, first *os.File) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	log, err := openLog(filepath.Join(sess.Dir(), logFile))
+	log, err := openLog(filepath.Join(sess.Dir(), LogFile))
 	if err != nil {
 		return nil, err
 	}

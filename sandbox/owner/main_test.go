@@ -10,10 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/snapshots"
+	"github.com/galleyfs/galley/vm/jail"
 )
 
 // TestMain plays the owner, too: Ensure starts this binary as one.
 func TestMain(m *testing.M) {
+	jail.Init()
 	if len(os.Args) > 1 && os.Args[1] == Command {
 		os.Exit(Main(os.Args[2:]))
 	}
@@ -21,8 +23,17 @@ func TestMain(m *testing.M) {
 	if err := os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")); err != nil {
 		panic(err)
 	}
-	os.Exit(m.Run())
+	code := m.Run()
+	for _, f := range atEnd {
+		f()
+	}
+	os.Exit(code)
 }
+
+// atEnd is done when all tests are over.
+var atEnd []func()
+
+func atExit(f func()) { atEnd = append(atEnd, f) }
 
 // deadline is how long a test waits for another process.
 const deadline = 60 * time.Second

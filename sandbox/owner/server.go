@@ -48,6 +48,8 @@ type server struct {
 	last    int // latest mount's id
 	ending  bool
 	end     chan struct{} // closed when the owner is to end
+	machine *machine      // from the request for it until nothing is left of it
+	ended   *machine      // the one before
 }
 
 func newServer(live *snapshots.Live, log *slog.Logger) *server {
@@ -155,6 +157,9 @@ func (s *server) serve(p *peer) {
 	working.Wait()
 	s.mu.Lock()
 	delete(s.clients, p)
+	if s.machine != nil {
+		s.machine.letGo(p)
+	}
 	keep := s.ending // the connection is closed as the owner's last act
 	s.checkIdle()
 	s.mu.Unlock()
@@ -220,6 +225,9 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 	case opWatch:
 		return struct{}{}, s.watch(r, fd)
 	}
+	if r.Op == opVMDial {
+		return struct{}{}, s.dialVM(p.ctx, fd)
+	}
 	closeFD(fd)
 	switch r.Op {
 	case opStatus:
@@ -228,6 +236,9 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 		opt, err := body[snapshots.SealOptions](r)
 		if err != nil {
 			return nil, err
+		}
+		if err := s.syncGuest(p.ctx); err != nil {
+			opt.Cause.Unsynced = err.Error()
 		}
 		snap, err := s.seal(p.ctx, opt)
 		if s.seals.Add(1)%tidyEvery == 0 {
@@ -251,6 +262,7 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 		if err != nil {
 			return nil, err
 		}
+		_ = s.syncGuest(p.ctx) // what it did not write back is not kept
 		return s.live.Rollback(p.ctx, r)
 	case opTake:
 		t, err := body[snapshots.Take](r)
@@ -283,6 +295,30 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 			return nil, err
 		}
 		return struct{}{}, s.endMount(p.ctx, m.ID, r.Op == opAbort)
+	case opVMStart:
+		b, err := body[VM](r)
+		if err != nil {
+			return nil, err
+		}
+		return s.startVM(p, b)
+	case opVMMount:
+		b, err := body[VMMount](r)
+		if err != nil {
+			return nil, err
+		}
+		return s.mountVM(p.ctx, b)
+	case opVMUnmount:
+		b, err := body[vmPath](r)
+		if err != nil {
+			return nil, err
+		}
+		return struct{}{}, s.unmountVM(p.ctx, b.Path)
+	case opVMStop:
+		b, err := body[StopVM](r)
+		if err != nil {
+			return nil, err
+		}
+		return s.stopVM(p.ctx, b)
 	case opStop:
 		b, err := body[stopBody](r)
 		if err != nil {
@@ -324,7 +360,7 @@ func (s *server) shown() []overlay.LayerID {
 //
 // Preconditions: mu is held.
 func (s *server) checkIdle() {
-	if s.users() == 0 && len(s.mounts) == 0 && !s.hosted {
+	if s.users() == 0 && len(s.mounts) == 0 && s.machine == nil && !s.hosted {
 		s.finish()
 	}
 }
@@ -363,6 +399,9 @@ func (s *server) stop(p *peer, force bool) error {
 	if !force && (others > 0 || len(s.mounts) > 0) {
 		return fmt.Errorf("session %s: %w: %d other users, %d mounts", s.sess.Name(), snapshots.ErrBusy, others, len(s.mounts))
 	}
+	if s.machine != nil && !force {
+		return fmt.Errorf("session %s: %w: its machine runs", s.sess.Name(), snapshots.ErrBusy)
+	}
 	s.finish()
 	return nil
 }
@@ -380,7 +419,14 @@ func (s *server) shutdown() error {
 	for p := range s.clients {
 		peers = append(peers, p)
 	}
+	m := s.machine
+	if m != nil {
+		m.end(errStopped)
+	}
 	s.mu.Unlock()
+	if m != nil {
+		<-m.done
+	}
 	for _, m := range mounts {
 		m.abort()
 	}
@@ -414,6 +460,13 @@ func (s *server) status() Status {
 		st.Mounts = append(st.Mounts, m.Mount)
 	}
 	sort.Slice(st.Mounts, func(i, j int) bool { return st.Mounts[i].ID < st.Mounts[j].ID })
+	if m := s.machine; m != nil {
+		v := m.statusLocked()
+		st.VM = &v
+	} else if s.ended != nil {
+		v := s.ended.statusLocked()
+		st.VM = &v
+	}
 	for p := range s.clients {
 		if p.lease {
 			st.Clients = append(st.Clients, p.state)

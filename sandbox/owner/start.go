@@ -208,7 +208,7 @@ func awaitReady(ctx context.Context, ready *os.File) error {
 	}
 	var r readiness
 	if err := decode(bytes.TrimSpace(b), &r); err != nil {
-		return errors.New("it ended before it was ready; " + logFile + " in the session's directory may say why")
+		return errors.New("it ended before it was ready; " + LogFile + " in the session's directory may say why")
 	}
 	return r.Error.err()
 }

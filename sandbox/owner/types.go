@@ -102,6 +102,8 @@ type Status struct {
 	Trees   []TreeStatus  `json:"trees"`
 	Mounts  []Mount       `json:"mounts"`
 	Clients []ClientState `json:"clients"`
+	// VM is the session's machine, or the last that it had of this owner.
+	VM *VMStatus `json:"vm,omitempty"`
 }
 
 // TreeStatus tells of one open tree.

@@ -51,6 +51,12 @@ const (
 	opWait      op = "wait-unmount"
 	opAbort     op = "abort"
 	opStop      op = "stop"
+
+	opVMStart   op = "vm-start"
+	opVMDial    op = "vm-dial" // with a descriptor
+	opVMMount   op = "vm-mount"
+	opVMUnmount op = "vm-unmount"
+	opVMStop    op = "vm-stop"
 )
 
 type request struct {

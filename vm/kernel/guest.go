@@ -14,9 +14,9 @@ import (
 // guestName is the agent's program.
 const guestName = "galley-guest"
 
-// findGuest finds the agent's program, which must be one that runs where there
+// FindGuest finds the agent's program, which must be one that runs where there
 // is nothing else.
-func findGuest(named string) (string, error) {
+func FindGuest(named string) (string, error) {
 	if named == "" {
 		named = os.Getenv("GALLEY_GUEST")
 	}

@@ -123,6 +123,10 @@ func uncompress(image []byte) ([]byte, error) {
 	if _, err := io.ReadFull(r, out); err != nil {
 		return nil, err
 	}
+	// The end is where sums are checked.
+	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		return nil, fmt.Errorf("it does not end after %d bytes (%v)", size, err)
+	}
 	if !hasPVH(out) {
 		return nil, errors.New("it has no PVH entry")
 	}

@@ -74,7 +74,7 @@ func Prepare(ctx context.Context, o Options) (Boot, error) {
 	if err != nil {
 		return Boot{}, err
 	}
-	guest, err := findGuest(o.Guest)
+	guest, err := FindGuest(o.Guest)
 	if err != nil {
 		return Boot{}, err
 	}

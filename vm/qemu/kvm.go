@@ -44,6 +44,8 @@ type verdict struct {
 	// Of is what it was found for: this boot of the host, QEMU, the kernel,
 	// the user.
 	Of string `json:"of,omitempty"`
+
+	fresh bool // it was found out just now
 }
 
 // verdict finds out whether KVM runs guests: a device that opens may belong to
@@ -69,7 +71,7 @@ func (d *Driver) verdict(ctx context.Context, q *installation, image string) (ve
 	if err != nil {
 		return v, err
 	}
-	v.Of = of
+	v.Of, v.fresh = of, true
 	if !v.KVM {
 		// Once for each boot of the host, because the verdict is kept.
 		d.opt.Log.Warn("machines run without hardware acceleration", "why", v.Why)

@@ -93,7 +93,7 @@ func (d *Driver) Probe(ctx context.Context) (vm.Probe, error) {
 	if v.KVM {
 		p.Accel = vm.KVM
 	} else {
-		p.Why, p.Fix = v.Why, v.Fix
+		p.Why, p.Fix, p.Fresh = v.Why, v.Fix, v.fresh
 	}
 	return p, nil
 }
@@ -150,21 +150,21 @@ type installation struct {
 // find looks for QEMU and what a machine needs of it.
 func find(exe string) (*installation, error) {
 	if exe == "" {
-		var err error
-		if exe, err = exec.LookPath(program); err != nil {
+		if exe = lookUp(); exe == "" {
 			return nil, &vm.Missing{What: program + " is not installed", Fix: packages.Install()}
 		}
 	}
-	exe, err := filepath.Abs(exe)
+	real, err := filepath.Abs(exe)
 	if err == nil {
-		exe, err = filepath.EvalSymlinks(exe)
+		real, err = filepath.EvalSymlinks(real)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &vm.Missing{What: exe + " is not there", Fix: packages.Install(), Err: fs.ErrNotExist}
+		return nil, &vm.Missing{What: exe + " is not there", Fix: packages.Install()}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("find QEMU: %w", err)
 	}
+	exe = real
 	q := &installation{exe: exe}
 	if q.version, err = versionOf(exe); err != nil {
 		return nil, err
@@ -175,6 +175,21 @@ func find(exe string) (*installation, error) {
 	}
 	q.firmware, err = firmwareOf(exe)
 	return q, err
+}
+
+// lookUp finds QEMU in $PATH, or where it usually is, for a process that has
+// none.
+func lookUp() string {
+	if p, err := exec.LookPath(program); err == nil {
+		return p
+	}
+	for _, dir := range []string{"/usr/bin", "/usr/local/bin"} {
+		p := filepath.Join(dir, program)
+		if st, err := os.Stat(p); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return p
+		}
+	}
+	return ""
 }
 
 var versionText = regexp.MustCompile(`version (\d+)\.(\d+)(?:\.\d+)*`)
