@@ -80,6 +80,7 @@ func newApp(e *env) *cli.App {
 			runCommand(e), statusCommand(e), diffCommand(e), commitCommand(e), discardCommand(e), recoverCommand(e),
 			logCommand(e), showCommand(e), blameCommand(e), snapshotCommand(e), rollbackCommand(e), restoreCommand(e),
 			forkCommand(e), pickCommand(e), pruneCommand(e),
+			psCommand(e), startCommand(e), stopCommand(e), logsCommand(e),
 			sessionsCommand(e), attachCommand(e), duCommand(e), gcCommand(e), fsckCommand(e),
 			exportCommand(e), importCommand(e), pushCommand(e),
 			pullCommand(e), imagesCommand(e), imageCommand(e),

@@ -66,6 +66,7 @@ func Examine(ctx context.Context, opt Options) Report {
 	home, usable := stateDirectory(opt.Home)
 	add(home...)
 	add(watchesFinding())
+	add(machineFindings(ctx, opt.Home)...)
 
 	r.Run = fuse.Level != Fail && userns.Level != Fail && usable && !k.less(5, 12)
 	r.Mount = fuse.Level != Fail && (root || helper.Level == OK) && usable
