@@ -11,12 +11,15 @@ import (
 	"github.com/galleyfs/galley/overlay/hostfs"
 )
 
-// Du measures a session: the blocks allocated to it, as du(1) counts them. A
-// file with names outside the session counts as shared. Blocks that a file
+// Du measures a session: the blocks allocated to it, as du(1) counts them, and
+// those of the layers that it shares with others, wherever they lie. Blocks that a file
 // shares as a clone cannot be told apart and count in full.
 func (s *Store) Du(ctx context.Context, sess *Session) (Usage, error) {
 	u, err := s.measure(ctx, sess.rel())
 	if err != nil {
+		return u, fmt.Errorf("measure session %s: %w", sess.Name(), err)
+	}
+	if err := s.moveShared(ctx, sess, &u); err != nil {
 		return u, fmt.Errorf("measure session %s: %w", sess.Name(), err)
 	}
 	for _, r := range sess.man.Load().Retired {
@@ -29,6 +32,48 @@ func (s *Store) Du(ctx context.Context, sess *Session) (Usage, error) {
 		}
 	}
 	return u, nil
+}
+
+// moveShared tells what of a session's own layers its forks have too, and adds
+// what it has of others.
+func (s *Store) moveShared(ctx context.Context, sess *Session, u *Usage) error {
+	shared, err := s.allShared()
+	if err != nil {
+		return err
+	}
+	for tree, layers := range shared[sess.id] {
+		n, err := s.measureLayers(ctx, filepath.Join(sess.rel(), dirTrees, tree, dirLayers), layers)
+		if err != nil {
+			return err
+		}
+		u.Exclusive -= n
+		u.Shared += n
+	}
+	m := sess.man.Load()
+	if len(m.Origins) == 0 {
+		return nil
+	}
+	dir, err := sess.openDir()
+	if err != nil {
+		return err
+	}
+	defer s.fs.Close(dir)
+	needs, err := s.needs(m, dir)
+	if err != nil {
+		return err
+	}
+	for _, t := range m.Trees {
+		w, err := s.weigh(ctx, sess, m, t.Name)
+		if err != nil {
+			return err
+		}
+		w.sum(nil)
+		for i := range m.Origins {
+			all, _ := w.of(m.shared(i, needs[t.Name]))
+			u.Shared += all
+		}
+	}
+	return nil
 }
 
 // measureLayers adds up the bytes of some layers in the directory rel.

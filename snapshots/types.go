@@ -253,8 +253,8 @@ type Info struct {
 type Usage struct {
 	// Exclusive bytes are freed when the session is removed.
 	Exclusive int64
-	// Shared bytes belong to files that some other session has as well
-	// (hard links of a fork).
+	// Shared bytes are in layers that some other session has as well: a fork,
+	// or the session that this one is a fork of.
 	Shared int64
 	// Retired bytes are the part of Exclusive in layers that no current
 	// stack has, which GC removes after the retention.

@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/galleyfs/galley/cmd/galley/internal/ui"
+	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/snapshots"
 )
 
@@ -21,18 +24,35 @@ type usageInfo struct {
 
 func duCommand(e *env) *cli.Command {
 	return manual{
-		usage: []string{"du [--json] [SESSION…]"},
+		usage: []string{"du [--json] [SESSION…]", "du --snapshots [--json] SESSION"},
 		about: `
 Says what sessions occupy on disk: what removing one would free (SIZE), what it has in
-common with another (SHARED), and how much of SIZE belongs to layers that a commit or
-discard has retired and galley gc will remove after 14 days (RETIRED).`,
-		json:     `[{"id", "name", "exclusive", "shared", "retired", "files"}]     in allocated bytes`,
-		examples: [][2]string{{"galley du", "all sessions"}, {"galley du app --json", "one, for a script"}},
-		exits:    [][2]string{exitDone, exitErrors},
+common with a fork or with the session that it is a fork of (SHARED), and how much of
+SIZE belongs to layers that a commit or discard has retired and galley gc will remove
+after 14 days (RETIRED).
+
+--snapshots does so for the points of one session's history: what only that point has
+(SIZE), and what it has in common with others, with the session as it is now, or with a
+fork (SHARED). What several old points share goes when galley prune forgets them all.`,
+		json: `[{"id", "name", "exclusive", "shared", "retired", "files"}]     in allocated bytes
+--snapshots: [{"number", "name", "exclusive", "shared"}]`,
+		examples: [][2]string{
+			{"galley du", "all sessions"}, {"galley du app --json", "one, for a script"},
+			{"galley du --snapshots app", "what each point of its history costs"},
+		},
+		exits: [][2]string{exitDone, exitErrors},
 	}.apply(&cli.Command{
 		Name: "du", Category: catManage, Usage: "say what sessions occupy on disk", ArgsUsage: "SESSION…",
-		Flags: []cli.Flag{jsonFlag()},
+		Flags: []cli.Flag{jsonFlag(), boolFlag("snapshots", "the points of one session's history")},
 		Action: func(c *cli.Context) error {
+			if c.Bool("snapshots") {
+				if c.NArg() > 1 {
+					return usagef(c, "--snapshots: expected one session")
+				}
+				return e.withStore(c.Context, func(ctx context.Context, st *snapshots.Store) error {
+					return runDuSnapshots(ctx, e, st, c.Args().First(), c.Bool("json"))
+				})
+			}
 			return e.withStore(c.Context, func(ctx context.Context, st *snapshots.Store) error {
 				return runDu(ctx, e, st, c.Args().Slice(), c.Bool("json"))
 			})
@@ -94,4 +114,37 @@ func (e *env) chooseSessions(st *snapshots.Store, names []string) ([]*snapshots.
 		out = append(out, s)
 	}
 	return out, nil
+}
+
+// snapshotUsage is one element of `galley du --snapshots --json`.
+type snapshotUsage struct {
+	Number    overlay.LayerID `json:"number"`
+	Name      string          `json:"name,omitempty"`
+	Exclusive int64           `json:"exclusive"`
+	Shared    int64           `json:"shared"`
+}
+
+func runDuSnapshots(ctx context.Context, e *env, st *snapshots.Store, name string, asJSON bool) error {
+	sess, err := e.findSession(st, name)
+	if err != nil {
+		return err
+	}
+	p := e.progress("measuring")
+	defer p.Close()
+	all, err := st.DuSnapshots(ctx, sess)
+	p.Close()
+	if err != nil {
+		return err
+	}
+	infos := []snapshotUsage{}
+	rows := [][]string{{"SNAPSHOT", "SIZE", "SHARED", "WHAT"}}
+	for _, u := range slices.Backward(all) {
+		infos = append(infos, snapshotUsage{u.Snapshot.Number, u.Snapshot.Name, u.Exclusive, u.Shared})
+		what := whatRan(newSnapshotInfo(u.Snapshot, u.Snapshot))
+		rows = append(rows, []string{fmt.Sprint(u.Snapshot.Number), ui.Bytes(u.Exclusive), ui.Bytes(u.Shared), what})
+	}
+	if asJSON {
+		return ui.JSON(e.stdout, infos)
+	}
+	return ui.Table(e.stdout, rows)
 }
