@@ -123,6 +123,9 @@ func obey(c command, srv *Server, tree *overlay.Tree, f *overlay.Face) (reply, e
 	case "view":
 		data, err := viewed(tree, c.Stack)
 		return reply{Data: data}, err
+	case "viewOf":
+		data, err := readIn(tree, c.Stack, c.Path)
+		return reply{Data: data}, err
 	case "switch":
 		if err := tree.Prepare(c.Stack.Active); err != nil {
 			return reply{}, err

@@ -38,6 +38,7 @@ const scriptDeadline = 60 * time.Second
 //	                               killed before the call, such as "Rename journal"
 //	registry NAME                  sets NAME to the address of a registry with sample:1
 //	on-image SESSION DIR IMAGE     makes a session with a tree on an image, changed
+//	[!] same DIR DIR               compares two trees
 //
 // and the condition [root].
 func TestScript(t *testing.T) {
@@ -54,7 +55,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": scriptExits, "poll": pollScript, "capture": scriptCapture,
 			"unchanged": scriptUnchanged, "owner": scriptOwner, "killed": scriptKilled,
-			"registry": scriptRegistry, "on-image": scriptOnImage,
+			"registry": scriptRegistry, "on-image": scriptOnImage, "same": scriptSame,
 		},
 	})
 }
