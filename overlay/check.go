@@ -249,7 +249,7 @@ func (e *entry) differs(l LayerID, st *unix.Statx_t) string {
 		return "in the layer, and not recorded"
 	case white != (e.node == nil):
 		return "a whiteout in one of layer and record, and a file in the other"
-	case !white && e.node.typ != uint32(st.Mode)&unix.S_IFMT:
+	case !white && payloadType(e.node.verAt(l), e.node.typ) != uint32(st.Mode)&unix.S_IFMT:
 		return fmt.Sprintf("of type %o, recorded as %o", uint32(st.Mode)&unix.S_IFMT, e.node.typ)
 	}
 	return ""

@@ -263,7 +263,7 @@ func (c *sessionChecker) content(m *manifest, t treeRecord, state int, own []ove
 			c.found(c.path(dirTrees, t.Name, dirLayers, layerDir(n)), err.Error(), fix, nil)
 		}
 	}
-	for _, r := range own {
+	for _, r := range union(own, t.Image.Ranges()) {
 		for n := r.From; n <= r.To; n++ {
 			if contains(loaded, n) {
 				look(n, "")
@@ -277,22 +277,19 @@ func (c *sessionChecker) content(m *manifest, t treeRecord, state int, own []ove
 
 // open opens a tree for looking, from its records alone.
 func (c *sessionChecker) open(m *manifest, t treeRecord) (*overlay.Tree, error) {
-	base, err := overlay.OpenBase(c.store.fs, t.Base)
-	if err != nil {
-		return nil, err
-	}
 	// The active layer is looked at as if it were sealed: nothing is written.
 	stack := overlay.Stack{Sealed: t.Stack.Sealed}
 	if !c.live {
 		stack.Sealed = addLayer(stack.Sealed, t.Stack.Active)
 	}
-	origins, err := c.store.openOrigins(m, t.Name, stack)
+	base, dirs, err := c.store.openLower(m, t.TreeSpec, stack, func(path string) (*overlay.Base, error) {
+		return overlay.OpenBase(c.store.fs, path)
+	})
 	if err != nil {
-		_ = base.Close()
 		return nil, err
 	}
 	return overlay.Open(overlay.Config{
 		Name: t.Name, StateDir: c.h.StateDir(t.Name), Base: base, FS: c.store.fs,
-		ReadOnly: true, NoWatch: true, NoIndex: true, LayerDirs: origins,
+		ReadOnly: true, NoWatch: true, NoIndex: true, LayerDirs: dirs,
 	}, stack)
 }
