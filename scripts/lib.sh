@@ -23,7 +23,8 @@ package_of() {
 	mkfs.ext4) echo e2fsprogs ;;
 	mkfs.xfs) echo xfsprogs ;;
 	fio) echo fio ;;
-	skopeo | umoci) echo "$1" ;;
+	skopeo | umoci | mmdebstrap) echo "$1" ;;
+	busybox) echo busybox-static ;;
 	qemu-system-x86_64) echo qemu-system-x86 seabios ;;
 	*) die "no package is known for the command $1" ;;
 	esac
@@ -108,6 +109,16 @@ ready_ts_client() {
 	cp "$from/client.mjs" "$GALLEY_TS_CLIENT"
 }
 
+# ready_debian makes the image of Debian that tests unpack and boot, where all
+# lanes find it: in GALLEY_DEBIAN.
+ready_debian() {
+	export GALLEY_DEBIAN=${GALLEY_DEBIAN:-${TMPDIR:-/tmp}/galley-debian-$(id -u)/root.tar}
+	[ -s "$GALLEY_DEBIAN" ] && return
+	say "making an image of Debian, for guests"
+	scripts/debian-image.sh "$GALLEY_DEBIAN"
+	chmod a+rx "$(dirname "$GALLEY_DEBIAN")"
+}
+
 # as_user runs a command as that user, with nothing of root's environment but
 # what is named here.
 as_user() {
@@ -116,5 +127,6 @@ as_user() {
 	home=$(getent passwd "$test_user" | cut -d: -f6)
 	env -i HOME="$home" USER="$test_user" LOGNAME="$test_user" SHELL=/bin/bash \
 		PATH="$PATH" LANG="${LANG:-C.UTF-8}" TERM="${TERM:-dumb}" ${CI:+CI="$CI"} \
-		${GALLEY_TS_CLIENT:+GALLEY_TS_CLIENT="$GALLEY_TS_CLIENT"} setpriv --reuid="$uid" --regid="$gid" --init-groups "$@"
+		${GALLEY_TS_CLIENT:+GALLEY_TS_CLIENT="$GALLEY_TS_CLIENT"} \
+		${GALLEY_DEBIAN:+GALLEY_DEBIAN="$GALLEY_DEBIAN"} setpriv --reuid="$uid" --regid="$gid" --init-groups "$@"
 }

@@ -12,12 +12,14 @@ export PATH="$PATH:/usr/sbin:/sbin"
 
 start=$SECONDS
 need_packages skopeo umoci # which read what galley export writes
+need_packages mmdebstrap busybox # of which guests are made
 need_go
 need_packages git gcc make sqlite3 npm node python3 rsync vim tmux fusermount3 setfattr setfacl \
 	setpriv script fuse-overlayfs mkfs.ext4 mkfs.xfs qemu-system-x86_64
 ready_fuse
 ready_kernel
 ready_ts_client
+ready_debian
 
 # Tests print their names (-v within -json), so that what ran can be counted.
 flags=(-count=1 -json -timeout=20m)
