@@ -19,6 +19,8 @@ package_of() {
 	setfacl | getfacl) echo acl ;;
 	setpriv | unshare | script | mount) echo util-linux ;;
 	useradd) echo passwd ;;
+	ip) echo iproute2 ;;
+	newuidmap) echo uidmap ;;
 	gcc) echo gcc libc6-dev ;;
 	mkfs.ext4) echo e2fsprogs ;;
 	mkfs.xfs) echo xfsprogs ;;

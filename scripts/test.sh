@@ -15,7 +15,7 @@ need_packages skopeo umoci # which read what galley export writes
 need_packages mmdebstrap busybox # of which guests are made
 need_go
 need_packages git gcc make sqlite3 npm node python3 rsync vim tmux fusermount3 setfattr setfacl \
-	setpriv script fuse-overlayfs mkfs.ext4 mkfs.xfs qemu-system-x86_64
+	setpriv script fuse-overlayfs mkfs.ext4 mkfs.xfs qemu-system-x86_64 ip newuidmap
 ready_fuse
 ready_kernel
 ready_ts_client

@@ -17,6 +17,7 @@ import (
 	"github.com/galleyfs/galley/sandbox/local"
 	"github.com/galleyfs/galley/sandbox/owner"
 	"github.com/galleyfs/galley/vm/jail"
+	"github.com/galleyfs/galley/vm/netstack"
 )
 
 func main() {
@@ -25,6 +26,7 @@ func main() {
 	// namespaces than the command line.
 	local.Init()
 	jail.Init()
+	netstack.Init()
 	if len(os.Args) > 1 && os.Args[1] == owner.Command {
 		os.Exit(owner.Main(os.Args[2:]))
 	}

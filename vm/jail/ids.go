@@ -10,8 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// namespaces are those that the program has of its own.
-const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+// namespaces are those that the program has of its own, with one for the
+// network unless it is to have the caller's.
+const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
 
 // builderCapabilities are what making the root needs of an ordinary user, who
 // would lose them with execve(2) unless they are ambient.
@@ -24,9 +25,19 @@ const userInside = 1
 // it, that user is all that its user namespace knows. Where root does, the
 // namespace knows all ids, so that the host's files can be found as root finds
 // them, and the program then becomes one that nobody else has.
-func attributes(root bool) (*syscall.SysProcAttr, error) {
+//
+// A program that is to have owners begins with no ids at all: they are given to
+// it when it runs, because that may take another program (owners.go).
+func attributes(w work) (*syscall.SysProcAttr, error) {
 	a := &syscall.SysProcAttr{Cloneflags: namespaces, Pdeathsig: unix.SIGKILL}
-	if !root {
+	if !w.HostNetwork {
+		a.Cloneflags |= unix.CLONE_NEWNET
+	}
+	if w.Owners {
+		a.AmbientCaps = ownerBuilderCapabilities
+		return a, nil
+	}
+	if !w.Root {
 		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: userInside, HostID: os.Geteuid(), Size: 1}}
 		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: userInside, HostID: os.Getegid(), Size: 1}}
 		a.AmbientCaps = builderCapabilities
@@ -37,8 +48,15 @@ func attributes(root bool) (*syscall.SysProcAttr, error) {
 		return nil, err
 	}
 	a.GidMappings, err = allIDs("/proc/self/gid_map")
-	a.GidMappingsEnableSetgroups = true
+	a.GidMappingsEnableSetgroups = setgroupsAllowed()
 	return a, err
+}
+
+// setgroupsAllowed is false for root of a user namespace that an ordinary user
+// made, who cannot give up groups, nor have any.
+func setgroupsAllowed() bool {
+	b, err := os.ReadFile("/proc/self/setgroups")
+	return err != nil || strings.TrimSpace(string(b)) != "deny"
 }
 
 // allIDs maps every id that this process knows to itself.

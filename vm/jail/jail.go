@@ -40,6 +40,25 @@ type Spec struct {
 	FileSize     uint64 `json:"file_size,omitempty"`
 	OpenFiles    uint64 `json:"open_files,omitempty"`
 	Processes    uint64 `json:"processes,omitempty"`
+	// Dirs are empty directories that cannot be written to.
+	Dirs []string `json:"dirs,omitempty"`
+	// Memory are file systems in memory.
+	Memory []Memory `json:"memory,omitempty"`
+	// Devices are character devices of the host, by their names in /dev, which
+	// the program finds there and may use if the caller may.
+	Devices []string `json:"devices,omitempty"`
+	// Proc shows it the processes of the jail, and nothing else of /proc.
+	Proc bool `json:"proc,omitempty"`
+	// FUSE is where a FUSE mount stands that is made in the jail, "" for
+	// none. The last of the files is then no descriptor of the program, but a
+	// connected SOCK_SEQPACKET socket: see [ServeFUSE].
+	FUSE string `json:"fuse,omitempty"`
+	// Owners: the program is root over 65536 ids of its own, and has the
+	// capabilities to make files of each of them. Where there are no ids
+	// to be had (no /etc/subuid, no newuidmap), it has one.
+	Owners bool `json:"owners,omitempty"`
+	// HostNetwork leaves it in the caller's network namespace.
+	HostNetwork bool `json:"host_network,omitempty"`
 	// Groups are supplementary groups of the host that it keeps, where root
 	// starts it. Others keep all that they have.
 	Groups []int `json:"groups,omitempty"`
@@ -52,6 +71,20 @@ type Bind struct {
 	// Inside is where it is seen.
 	Inside string `json:"inside"`
 	// Write: it is not made read-only. Devices need it.
+	Write bool `json:"write,omitempty"`
+}
+
+// Memory is a file system in memory.
+type Memory struct {
+	// Inside is where it stands.
+	Inside string `json:"inside"`
+	// Size is the most that it holds, in bytes.
+	Size int64 `json:"size"`
+	// Dirs are made in it.
+	Dirs []string `json:"dirs,omitempty"`
+	// Binds are put into it before it is made read-only.
+	Binds []Bind `json:"binds,omitempty"`
+	// Write lets the program write to it.
 	Write bool `json:"write,omitempty"`
 }
 

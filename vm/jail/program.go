@@ -51,10 +51,10 @@ func execute(life *os.File) error {
 	if err != nil {
 		return err
 	}
-	if err := makeRoot(w.Binds); err != nil {
+	if err := makeRoot(w); err != nil {
 		return err
 	}
-	if err := placeFiles(w.Files); err != nil {
+	if err := placeFiles(w.programFiles()); err != nil {
 		return err
 	}
 	if err := renounce(w); err != nil {
@@ -92,8 +92,19 @@ func placeFiles(n int) error {
 
 // renounce gives up all rights for good: those of the host's root, all
 // capabilities over the new namespaces, and every way to get some by execve(2).
+//
+// A program with owners keeps what making their files takes, over its own user
+// namespace; it is root there, and execve(2) would restore what is not taken
+// from the bounding set.
 func renounce(w work) error {
+	var keep uint64
+	if w.Owners {
+		keep = ownerCapabilities
+	}
 	for c := uintptr(0); c < 64; c++ {
+		if keep&(1<<c) != 0 {
+			continue
+		}
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
 		if errors.Is(err, unix.EINVAL) {
 			break // past the last one that this kernel has
@@ -105,20 +116,23 @@ func renounce(w work) error {
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return fmt.Errorf("clear ambient capabilities: %w", err)
 	}
-	if w.Root {
+	if w.Root && !w.Owners {
 		if err := changeIDs(w); err != nil {
 			return err
 		}
 	}
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if err := unix.Capset(&header, &none[0]); err != nil {
+	caps := [2]unix.CapUserData{
+		{Effective: uint32(keep), Permitted: uint32(keep)},
+		{Effective: uint32(keep >> 32), Permitted: uint32(keep >> 32)},
+	}
+	if err := unix.Capset(&header, &caps[0]); err != nil {
 		return fmt.Errorf("give up capabilities: %w", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}
-	return nil
+	return w.fence()
 }
 
 // changeIDs changes the ids of this thread, the one that executes the program.
@@ -127,7 +141,7 @@ func changeIDs(w work) error {
 	for i, g := range w.Groups {
 		groups[i] = uint32(g)
 	}
-	if err := setgroups(groups); err != nil {
+	if err := setgroups(groups); err != nil && !w.NoGroups {
 		return fmt.Errorf("set groups: %w", err)
 	}
 	uid, gid := uintptr(w.UID), uintptr(w.GID)

@@ -3,7 +3,6 @@ package jail
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path"
 	"strings"
 
@@ -14,57 +13,56 @@ import (
 // seen; it has no content of its own.
 const rootSize = "4m"
 
-// makeRoot makes a root of what binds name, and enters it. The host is out of
+// makeRoot makes a root of what w names, and enters it. The host is out of
 // reach afterwards.
-func makeRoot(binds []Bind) error {
+func makeRoot(w work) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
 	umask := unix.Umask(0)
 	defer unix.Umask(umask)
-	// All of the host is looked up before anything covers it.
-	trees := make([]int, len(binds))
-	for i, b := range binds {
-		fd, err := unix.OpenTree(unix.AT_FDCWD, b.Host, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
-		if err != nil {
-			return &os.PathError{Op: "show to the machine", Path: b.Host, Err: err}
-		}
-		trees[i] = fd
-	}
-	root, err := newRoot()
+	// All of the host is looked up before anything covers it, and before an
+	// owner of files is root of its own.
+	h, err := w.openHost()
 	if err != nil {
 		return err
 	}
-	for i, b := range binds {
-		if err := placeBind(root, trees[i], b); err != nil {
-			return &os.PathError{Op: "show to the machine", Path: b.Host, Err: err}
+	if w.Owners {
+		if err := becomeOwner(); err != nil {
+			return err
 		}
+	}
+	root, err := newMemory(rootSize, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return err
+	}
+	if err := unix.MoveMount(root, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("make a file system in memory: %w", err)
+	}
+	if err := w.furnish(root, h); err != nil {
+		return err
 	}
 	return enter(root)
 }
 
-// newRoot mounts a file system in memory over the root; this process's root
-// stays what it was until enter.
-func newRoot() (int, error) {
+// newMemory makes a file system in memory that stands nowhere yet.
+func newMemory(size string, attrs int) (int, error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return -1, fmt.Errorf("make a root in memory: %w", err)
+		return -1, fmt.Errorf("make a file system in memory: %w", err)
 	}
 	defer unix.Close(fs)
-	for _, o := range [][2]string{{"source", "galley"}, {"mode", "0755"}, {"size", rootSize}} {
+	for _, o := range [][2]string{{"source", "galley"}, {"mode", "0755"}, {"size", size}} {
 		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
-			return -1, fmt.Errorf("make a root in memory: %s: %w", o[0], err)
+			return -1, fmt.Errorf("make a file system in memory: %s: %w", o[0], err)
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, fmt.Errorf("make a root in memory: %w", err)
+		return -1, fmt.Errorf("make a file system in memory: %w", err)
 	}
-	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs)
 	if err != nil {
-		return -1, fmt.Errorf("make a root in memory: %w", err)
-	}
-	if err := unix.MoveMount(root, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return -1, fmt.Errorf("make a root in memory: %w", err)
+		return -1, fmt.Errorf("make a file system in memory: %w", err)
 	}
 	return root, nil
 }

@@ -136,11 +136,14 @@ func startProgram(w work, report *os.File) (*exec.Cmd, error) {
 	cmd.Env = append(runtimeEnv(), "GOMAXPROCS=1")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.ExtraFiles = append([]*os.File{lifeRead, failureWrite}, files...)
-	w.Root = os.Geteuid() == 0
-	if cmd.SysProcAttr, err = attributes(w.Root); err != nil {
+	w.Root, w.NoGroups = os.Geteuid() == 0, !setgroupsAllowed()
+	if err := w.prepareDevices(cmd); err != nil {
 		return nil, err
 	}
-	if w.Root {
+	if cmd.SysProcAttr, err = attributes(w); err != nil {
+		return nil, err
+	}
+	if w.Root && !w.Owners {
 		w.UID, w.GID = unusedID(cmd.SysProcAttr.UidMappings), unusedID(cmd.SysProcAttr.GidMappings)
 	}
 	encoded, err := json.Marshal(w)
@@ -148,11 +151,18 @@ func startProgram(w work, report *os.File) (*exec.Cmd, error) {
 		return nil, err
 	}
 	err = cmd.Start()
-	for _, f := range append(files, lifeRead, failureWrite) {
+	for _, f := range cmd.ExtraFiles {
 		_ = f.Close()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make the namespaces of a machine: %w%s", err, whyNoNamespaces(err))
+	}
+	if w.Owners {
+		if err := mapOwners(cmd.Process.Pid); err != nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			return nil, fmt.Errorf("give a machine its ids: %w", err)
+		}
 	}
 	// A program that fails at once does not read.
 	_ = writeFrame(life, encoded)
@@ -175,6 +185,10 @@ type work struct {
 	Root bool `json:"root,omitempty"`
 	UID  int  `json:"uid,omitempty"`
 	GID  int  `json:"gid,omitempty"`
+	// NoGroups: groups cannot be set.
+	NoGroups bool `json:"no_groups,omitempty"`
+	// DevFD is a file system with the devices, made by root, or 0.
+	DevFD int `json:"dev_fd,omitempty"`
 }
 
 func decodeWork(b []byte) (work, error) {
