@@ -8,6 +8,9 @@
 //	garbage N   writes N random words to each register of each device, and answers
 //	ports N     writes N random bytes to random I/O ports
 //	off, reset, panic, hang
+//
+// Started with arguments it is a program in a guest of another init, and does
+// the one command that they are.
 package main
 
 import (
@@ -26,6 +29,11 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 {
+		answer, err := obey(os.Args[1:])
+		fmt.Println(answer, err)
+		return
+	}
 	if err := run(); err != nil {
 		fmt.Println("echoguest:", err)
 	}
@@ -148,12 +156,12 @@ func garbage(n int) (string, error) {
 			continue
 		}
 		st, err := f.Stat()
-		if err != nil || st.Size() < 4096 {
+		if err != nil || st.Size() < 4 {
 			f.Close()
 			continue
 		}
 		size := int(min(st.Size(), 1<<16))
-		mem, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		mem, err := unix.Mmap(int(f.Fd()), 0, max(size, os.Getpagesize()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 		f.Close()
 		if err != nil {
 			continue
