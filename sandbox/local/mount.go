@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
-	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/sandbox"
-	"github.com/galleyfs/galley/sandbox/internal/files"
+	"github.com/galleyfs/galley/sandbox/internal/hostdir"
 	"github.com/galleyfs/galley/sandbox/owner"
 )
 
@@ -35,7 +34,7 @@ func (s *Sandbox) mount(ctx context.Context, r sandbox.MountRequest) (sandbox.Mo
 	if err := s.open("mount"); err != nil {
 		return out, err
 	}
-	host, err := s.checkMount(r)
+	host, err := hostdir.Check(r, s.session.Store().Home())
 	if err != nil {
 		return out, err
 	}
@@ -58,37 +57,6 @@ func (s *Sandbox) mount(ctx context.Context, r sandbox.MountRequest) (sandbox.Mo
 		s.mu.Unlock()
 	}
 	return out, err
-}
-
-// checkMount refuses what cannot be mounted and returns the directory of the
-// host with its links resolved.
-func (s *Sandbox) checkMount(r sandbox.MountRequest) (string, error) {
-	for _, p := range []string{r.Host, r.Path} {
-		if err := files.CheckPath("mount", p); err != nil {
-			return "", err
-		}
-		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" {
-			return "", sandbox.Errorf(sandbox.Invalid, "mount", p, "expected the absolute path of a directory below /, without \".\", \"..\" or a slash at its end")
-		}
-	}
-	for _, own := range []string{"/proc", "/sys", "/dev"} {
-		if beneath(r.Path, own) {
-			return "", sandbox.Errorf(sandbox.Permission, "mount", r.Path, "nothing is mounted in %s", own)
-		}
-	}
-	real := realPaths([]string{r.Host})[0]
-	info, err := os.Stat(real)
-	if err != nil {
-		return "", sandbox.Wrap("mount", r.Host, err)
-	}
-	if !info.IsDir() {
-		return "", sandbox.Errorf(sandbox.NotDirectory, "mount", r.Host, "it is not a directory of the host")
-	}
-	home := realPaths([]string{s.session.Store().Home()})[0]
-	if beneath(real, home) || beneath(home, real) {
-		return "", sandbox.Errorf(sandbox.Permission, "mount", r.Host, "it is, or contains, Galley's own state")
-	}
-	return real, nil
 }
 
 // reserve keeps a second mount from the path of the first.

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/galleyfs/galley/sandbox/internal/hostdir"
 	"github.com/galleyfs/galley/vm/guest/spawn"
 )
 
@@ -127,23 +128,13 @@ func newSetup(cfg *Config, term *terminal) (*setup, error) {
 	return s, nil
 }
 
-// realPaths resolves the symbolic links of paths as far as they exist.
+// realPaths resolves the symbolic links of the absolute ones of paths, as far as
+// they exist.
 func realPaths(paths []string) []string {
 	var out []string
 	for _, p := range paths {
-		if !path.IsAbs(p) {
-			continue
-		}
-		p = path.Clean(p)
-		// Of a path that does not exist, its nearest parent does.
-		dir, rest := p, ""
-		for {
-			real, err := filepath.EvalSymlinks(dir)
-			if err == nil {
-				out = append(out, path.Join(real, rest))
-				break
-			}
-			dir, rest = path.Dir(dir), path.Join(path.Base(dir), rest)
+		if path.IsAbs(p) {
+			out = append(out, hostdir.Real(p))
 		}
 	}
 	return out
