@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,7 +24,8 @@ var historyChapter = chapter{
 		return fmt.Sprintf("History: snapshots, rollback and fork, up to %d snapshots", s.snapshots)
 	},
 	about: fixed(`In one process, without FUSE, unless a row names a command. A seal is of one changed file beside those that the
-session holds; "switch" of a rollback is how long operations are held up.`),
+session holds; "switch" of a rollback is how long operations are held up. A small checkpoint changes a line of a file of
+20 lines.`),
 	rootOnly: true,
 	measure:  historyRows,
 }
@@ -73,7 +76,7 @@ func (p *past) close() error {
 	return err
 }
 
-// change adds a line to the file a, which it makes.
+// change changes a line of the file a, which it makes: 20 lines of 20 bytes.
 func (p *past) change() error {
 	p.seq++
 	n, _, err := p.face.Lookup(p.face.Root(), "a")
@@ -83,7 +86,7 @@ func (p *past) change() error {
 		}
 	}
 	defer p.face.Forget(n, 1)
-	_, err = p.face.Append(n, fmt.Appendf(nil, "line %d\n", p.seq))
+	_, err = p.face.Write(n, fmt.Appendf(nil, "changed by %8d\n", p.seq), int64(p.seq-1)%20*20)
 	return err
 }
 
@@ -133,6 +136,12 @@ func historyRows(b *bench, w who, dir string, add func(figure)) error {
 	if err := manyRows(b, w, dir, add); err != nil {
 		return err
 	}
+	if err := emptyRows(filepath.Join(dir, "empty"), add); err != nil {
+		return err
+	}
+	if err := largeRows(b, w, dir, add); err != nil {
+		return err
+	}
 	return invalidateRow(b, w, dir, add)
 }
 
@@ -168,7 +177,7 @@ func changedRows(dir string, n int, add func(figure)) error {
 		rollbacks = append(rollbacks, time.Since(began))
 		switches = append(switches, r.Switch)
 	}
-	for range 20 {
+	for range 50 {
 		began := time.Now()
 		if _, err := p.store.Fork(context.Background(), p.sess, snapshots.Fork{At: last[0].Number}); err != nil {
 			return err
@@ -181,13 +190,16 @@ func changedRows(dir string, n int, add func(figure)) error {
 	add(within("rollback"+with+", switch, p50", median(switches), 2*time.Millisecond, ""))
 	add(figure{name: "rollback" + with + ", switch, p99", got: showTime(percentile(switches, 0.99))})
 	add(figure{name: "rollback" + with + ", all of it, p50", got: showTime(median(rollbacks))})
+	add(figure{name: "rollback" + with + ", all of it, p99", got: showTime(percentile(rollbacks, 0.99))})
 	add(figure{name: "fork" + with + ", p50", got: showTime(median(forks))})
+	add(figure{name: "fork" + with + ", p99", got: showTime(percentile(forks, 0.99))})
 	return nil
 }
 
 // look is the time of a lookup, a listing and a read, each the median of many.
 func (p *past) look() (lookup, list, read time.Duration, err error) {
-	const rounds = 2000
+	const rounds = 20_000
+	runtime.GC() // what was done before is not the lookup's
 	var all [3][]time.Duration
 	buf := make([]byte, 4096)
 	for range rounds {
@@ -268,6 +280,99 @@ func manyRows(b *bench, w who, dir string, add func(figure)) error {
 	}
 	add(figure{name: fmt.Sprintf("opening the session with %d snapshots", b.scale.snapshots), got: showTime(median(opens))})
 	return commandRows(b, w, home, add)
+}
+
+// emptyRows measures checkpoints that changed nothing.
+func emptyRows(dir string, add func(figure)) error {
+	p, err := newPast(dir)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	if _, _, err := p.seal(); err != nil {
+		return err
+	}
+	const rounds = 1000
+	for _, named := range []bool{false, true} {
+		before, err := p.store.Du(context.Background(), p.sess)
+		if err != nil {
+			return err
+		}
+		heap := heapNow()
+		for i := range rounds {
+			opt := snapshots.SealOptions{Cause: snapshots.Cause{Kind: snapshots.CauseTool, Text: "bench"}}
+			if named {
+				opt.Name = fmt.Sprint("n", i)
+			}
+			if _, err := p.live.Seal(context.Background(), opt); err != nil {
+				return err
+			}
+		}
+		grown := float64(heapNow()-heap) / rounds
+		after, err := p.store.Du(context.Background(), p.sess)
+		if err != nil {
+			return err
+		}
+		what := "checkpoint that changed nothing"
+		if named {
+			what = "named snapshot that changed nothing"
+		}
+		add(figure{name: "memory for each " + what, got: fmt.Sprintf("%.0f bytes", max(0, grown))})
+		add(figure{name: "disk for each " + what, got: fmt.Sprintf("%.1f KiB", float64(after.Exclusive-before.Exclusive)/rounds/1024)})
+	}
+	return nil
+}
+
+// largeRows measures the first writes to a large file after a seal, where the
+// file system clones and where it does not.
+func largeRows(b *bench, w who, dir string, add func(figure)) (err error) {
+	const mib = 256
+	if err := largeRow(filepath.Join(dir, "large"), mib, "ext4, which copies", add); err != nil {
+		return err
+	}
+	mnt := dir + "/clones"
+	err = b.must(w, dir, fmt.Sprintf(`mkdir clones && truncate -s %dM clones.image && mkfs.xfs -q -m reflink=1 clones.image &&
+		mount -o loop clones.image clones`, 6*mib+1024))
+	if err != nil {
+		return errors.Join(err, unmountIf(mnt))
+	}
+	defer func() { err = errors.Join(err, unmountIf(mnt)) }()
+	return largeRow(filepath.Join(mnt, "large"), mib, "XFS, which clones", add)
+}
+
+func largeRow(dir string, mib int, where string, add func(figure)) error {
+	p, err := newPast(dir)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	n, _, err := p.face.Create(p.face.Root(), "large", 0o644, overlay.Caller{})
+	if err != nil {
+		return err
+	}
+	defer p.face.Forget(n, 1)
+	chunk := bytes.Repeat([]byte("large"), 1<<20/5+1)[:1<<20]
+	for i := range mib {
+		if _, err := p.face.Write(n, chunk, int64(i)<<20); err != nil {
+			return err
+		}
+	}
+	var writes [2][]time.Duration
+	for range 5 {
+		if _, _, err := p.seal(); err != nil {
+			return err
+		}
+		for i := range writes {
+			began := time.Now()
+			if _, err := p.face.Write(n, []byte("x"), 1<<20); err != nil {
+				return err
+			}
+			writes[i] = append(writes[i], time.Since(began))
+		}
+	}
+	add(figure{name: fmt.Sprintf("first write to a file of %d MiB after a seal, on %s", mib, where), got: showTime(median(writes[0]))})
+	add(figure{name: fmt.Sprintf("second write to it, on %s", where), got: showTime(median(writes[1]))})
+	return nil
 }
 
 // commandRows measures the commands on a session with many snapshots.
