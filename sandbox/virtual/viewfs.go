@@ -18,7 +18,7 @@ type viewFS struct {
 	umask uint32
 }
 
-var _ files.FS = (*viewFS)(nil)
+var _ files.DirFS = (*viewFS)(nil)
 
 // viewFile adds what a file of the contract tells.
 type viewFile struct{ *view.File }
@@ -91,11 +91,39 @@ func (f *viewFS) ReadDir(p string) ([]files.DirEntry, error) {
 	if err != nil {
 		return nil, plainErr(err)
 	}
+	return plainEntries(entries), nil
+}
+
+// viewDir is an open directory of the view.
+type viewDir struct{ *view.Dir }
+
+func (f *viewFS) OpenDir(p string) (files.Dir, error) {
+	d, err := f.v.OpenDir(p)
+	if err != nil {
+		return nil, plainErr(err)
+	}
+	return viewDir{d}, nil
+}
+
+func (d viewDir) ReadDir() ([]files.DirEntry, error) {
+	entries, err := d.Dir.ReadDir()
+	return plainEntries(entries), plainErr(err)
+}
+
+func (d viewDir) OpenFile(name string) (files.File, error) {
+	file, err := d.Dir.OpenFile(name)
+	if err != nil {
+		return nil, plainErr(err)
+	}
+	return viewFile{file}, nil
+}
+
+func plainEntries(entries []view.DirEntry) []files.DirEntry {
 	out := make([]files.DirEntry, len(entries))
 	for i, e := range entries {
 		out[i] = files.DirEntry{Name: e.Name(), Type: e.Type()}
 	}
-	return out, nil
+	return out
 }
 
 func (f *viewFS) Create(p string, perm fs.FileMode) (files.File, error) {

@@ -56,6 +56,23 @@ type File interface {
 	Stat() (sandbox.FileInfo, error)
 }
 
+// DirFS is an [FS] that can hold on to a directory: many files are then opened
+// without a walk of the whole path for each.
+type DirFS interface {
+	FS
+	// OpenDir opens a directory; it follows.
+	OpenDir(path string) (Dir, error)
+}
+
+// Dir is an open directory. Its methods may be called at the same time.
+type Dir interface {
+	// ReadDir is as [FS.ReadDir]; it is called once.
+	ReadDir() ([]DirEntry, error)
+	// OpenFile opens a regular file for reading; it does not follow.
+	OpenFile(name string) (File, error)
+	Close() error
+}
+
 // DirEntry is a name in a directory, and the type bits of its mode.
 type DirEntry struct {
 	Name string

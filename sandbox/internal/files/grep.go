@@ -16,8 +16,9 @@ import (
 const (
 	// maxContext bounds the lines of context of a match.
 	maxContext = 100
-	// ahead is how many files may be searched before their turn comes.
-	ahead = 256
+	// ahead is how many directories, or parts of them, may be searched before
+	// their turn comes.
+	ahead = 32
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -43,7 +44,11 @@ func (o *Ops) Grep(ctx context.Context, r sandbox.GrepRequest) (sandbox.GrepResu
 	case info.Mode.IsDir():
 		g.tree(ctx, top)
 	case info.Mode.IsRegular():
-		s := g.search(ctx, top, true)
+		f, err := o.fs.Open(top)
+		if err != nil {
+			return g.out, sandbox.Wrap("grep", r.Path, err)
+		}
+		s := g.search(ctx, top, f, true)
 		if s.err != nil {
 			return g.out, sandbox.Wrap("grep", r.Path, s.err)
 		}
@@ -131,29 +136,30 @@ func (g *grep) tree(ctx context.Context, top string) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type job struct {
-		path string
-		done chan found
+		dir   *heldDir
+		names []string
+		done  chan []found
 	}
 	queue := make(chan job, ahead) // in order, for the one who takes
-	work := make(chan job)
+	work := make(chan job, ahead)
 	var searching sync.WaitGroup
 	for range max(runtime.GOMAXPROCS(0), 4) {
 		searching.Go(func() {
 			for j := range work {
-				j.done <- g.search(ctx, j.path, false)
+				j.done <- g.searchAll(ctx, j.dir, j.names)
 			}
 		})
 	}
-	w := &walker{ctx: ctx, fs: g.fs, ignore: g.req.Ignore}
-	w.visit = func(abs, rel string) bool {
-		if !g.selected(rel) {
-			return true
-		}
-		j := job{abs, make(chan found, 1)}
-		for _, c := range []chan job{queue, work} {
+	w := &walker{ctx: ctx, fs: g.fs, ignore: g.req.Ignore, want: g.selected}
+	w.visit = func(dir *heldDir, names []string) bool {
+		j := job{dir, names, make(chan []found, 1)}
+		for _, c := range []chan job{work, queue} {
 			select {
 			case c <- j:
 			case <-ctx.Done():
+				if c == work {
+					dir.release()
+				}
 				return false
 			}
 		}
@@ -167,14 +173,33 @@ func (g *grep) tree(ctx context.Context, top string) {
 	}()
 	for j := range queue {
 		select {
-		case s := <-j.done:
-			if ctx.Err() == nil && !g.add(s) {
-				cancel()
+		case all := <-j.done:
+			for _, s := range all {
+				if ctx.Err() == nil && !g.add(s) {
+					cancel()
+				}
 			}
 		case <-ctx.Done():
 		}
 	}
 	g.out.Unreadable += w.unreadable
+}
+
+// searchAll looks into files of one directory, which it then releases.
+func (g *grep) searchAll(ctx context.Context, dir *heldDir, names []string) []found {
+	defer dir.release()
+	out := make([]found, 0, len(names))
+	for _, name := range names {
+		s := found{path: Join(dir.path, name)}
+		f, err := dir.open(name)
+		if err != nil {
+			s.err = err
+		} else {
+			s = g.search(ctx, s.path, f, false)
+		}
+		out = append(out, s)
+	}
+	return out
 }
 
 // add takes what a file has, the next in order; false is enough.

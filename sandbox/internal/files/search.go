@@ -15,14 +15,10 @@ const smallBuffer = 64 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, smallBuffer); return &b }}
 
-// search looks into one file. A named file is searched even if it is binary.
-func (g *grep) search(ctx context.Context, p string, named bool) found {
+// search looks into one file, which it closes. A named file is searched even if
+// it is binary.
+func (g *grep) search(ctx context.Context, p string, f File, named bool) found {
 	out := found{path: p}
-	f, err := g.fs.Open(p)
-	if err != nil {
-		out.err = err
-		return out
-	}
 	defer f.Close()
 	buf := buffers.Get().(*[]byte)
 	defer func() {

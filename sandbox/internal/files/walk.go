@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"sort"
 	"strings"
+	"sync/atomic"
 )
 
 // sortEntries sorts by name, bytewise.
@@ -47,12 +48,62 @@ type walker struct {
 	ctx    context.Context
 	fs     FS
 	ignore bool
-	// visit gets the absolute path and the one relative to the top; false ends
-	// the walk.
-	visit func(abs, rel string) bool
+	// want says of a file, by its path relative to the top, whether it is
+	// visited.
+	want func(rel string) bool
+	// visit gets some files of one directory, the next in order; false ends the
+	// walk. It releases the directory when it needs it no more.
+	visit func(dir *heldDir, names []string) bool
 	// unreadable counts directories that could not be read.
 	unreadable int
 	ended      bool
+}
+
+// maxVisit is how many files are visited at once.
+const maxVisit = 64
+
+// heldDir is a directory that the walk and those who search its files hold.
+type heldDir struct {
+	fs   FS
+	path string
+	dir  Dir // nil where the file system cannot hold one
+	held atomic.Int32
+}
+
+// openDir opens a directory and lists it.
+func openDir(fsys FS, path string) (*heldDir, []DirEntry, error) {
+	d := &heldDir{fs: fsys, path: path}
+	d.held.Store(1)
+	holds, ok := fsys.(DirFS)
+	if !ok {
+		entries, err := fsys.ReadDir(path)
+		return d, entries, err
+	}
+	var err error
+	if d.dir, err = holds.OpenDir(path); err != nil {
+		return nil, nil, err
+	}
+	entries, err := d.dir.ReadDir()
+	if err != nil {
+		d.release()
+	}
+	return d, entries, err
+}
+
+func (d *heldDir) hold() { d.held.Add(1) }
+
+func (d *heldDir) release() {
+	if d.held.Add(-1) == 0 && d.dir != nil {
+		_ = d.dir.Close()
+	}
+}
+
+// open opens one of its files.
+func (d *heldDir) open(name string) (File, error) {
+	if d.dir != nil {
+		return d.dir.OpenFile(name)
+	}
+	return d.fs.Open(Join(d.path, name))
 }
 
 // walk visits what is beneath dir, whose path relative to the top is rel.
@@ -61,13 +112,23 @@ func (w *walker) walk(dir, rel string, rules *ignoreRules) {
 		w.ended = true
 		return
 	}
-	entries, err := w.fs.ReadDir(dir)
+	held, entries, err := openDir(w.fs, dir)
 	if err != nil {
 		w.unreadable++
 		return
 	}
+	defer held.release()
 	if w.ignore {
 		rules = rules.in(w.fs, dir, rel, entries)
+	}
+	var names []string
+	flush := func() {
+		if len(names) == 0 {
+			return
+		}
+		held.hold()
+		w.ended = !w.visit(held, names) || w.ended
+		names = nil
 	}
 	for _, s := range steps(entries, func(e DirEntry) bool { return e.Type.IsDir() }) {
 		if w.ended {
@@ -79,17 +140,20 @@ func (w *walker) walk(dir, rel string, rules *ignoreRules) {
 		}
 		switch {
 		case s.enter:
-			if !w.ignore || s.Name != ".git" && !rules.ignored(sub, true) {
+			if flush(); !w.ended && (!w.ignore || s.Name != ".git" && !rules.ignored(sub, true)) {
 				w.walk(Join(dir, s.Name), sub, rules)
 			}
 		case s.Type.IsRegular():
-			if w.ignore && rules.ignored(sub, false) {
+			if w.ignore && rules.ignored(sub, false) || !w.want(sub) {
 				continue
 			}
-			if !w.visit(Join(dir, s.Name), sub) {
-				w.ended = true
+			if names = append(names, s.Name); len(names) == maxVisit {
+				flush()
 			}
 		}
+	}
+	if !w.ended {
+		flush()
 	}
 }
 

@@ -23,13 +23,15 @@ import (
 // FS is the process's own view.
 type FS struct{}
 
-var _ files.FS = FS{}
+var _ files.DirFS = FS{}
 
 // file is an open file. It is read by plain system calls: the runtime's poller
 // is of no use for regular files.
 type file struct {
-	fd  int
-	off int64
+	fd    int
+	off   int64
+	whole bool // see dir
+	ended bool // nothing follows off
 }
 
 // Open is [files.FS.Open].
@@ -85,6 +87,10 @@ func (FS) ReadDir(p string) ([]files.DirEntry, error) {
 	}
 	d := os.NewFile(uintptr(fd), p)
 	defer d.Close()
+	return entriesOf(d)
+}
+
+func entriesOf(d *os.File) ([]files.DirEntry, error) {
 	list, err := d.ReadDir(-1)
 	if err != nil {
 		return nil, err
@@ -95,6 +101,41 @@ func (FS) ReadDir(p string) ([]files.DirEntry, error) {
 	}
 	return out, nil
 }
+
+// dir is an open directory.
+type dir struct {
+	file *os.File
+	// whole: a read that returns less than was asked for has come to the end
+	// of a file. That holds for Galley's views, and not for /proc, say.
+	whole bool
+}
+
+// OpenDir is [files.DirFS.OpenDir].
+func (FS) OpenDir(p string) (files.Dir, error) {
+	fd, err := retry(func() (int, error) {
+		return unix.Open(p, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_DIRECTORY, 0)
+	})
+	if err != nil {
+		return nil, err
+	}
+	var st unix.Statfs_t
+	whole := unix.Fstatfs(fd, &st) == nil && st.Type == unix.FUSE_SUPER_MAGIC
+	return &dir{os.NewFile(uintptr(fd), p), whole}, nil
+}
+
+func (d *dir) ReadDir() ([]files.DirEntry, error) { return entriesOf(d.file) }
+
+func (d *dir) OpenFile(name string) (files.File, error) {
+	fd, err := retry(func() (int, error) {
+		return unix.Openat(int(d.file.Fd()), name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_NOFOLLOW, 0)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &file{fd: fd, whole: d.whole}, nil
+}
+
+func (d *dir) Close() error { return d.file.Close() }
 
 // maxLinks is how many links that lead nowhere Real follows.
 const maxLinks = 40
@@ -213,8 +254,12 @@ func copyXattrs(from, to string) error {
 }
 
 func (f *file) Read(b []byte) (int, error) {
+	if f.ended {
+		return 0, io.EOF
+	}
 	n, err := f.ReadAt(b, f.off)
 	f.off += int64(n)
+	f.ended = f.whole && err == nil && n < len(b)
 	return n, err
 }
 
