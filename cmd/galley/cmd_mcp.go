@@ -6,9 +6,11 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net"
+	"net/http"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/galleyfs/galley/sandbox/events"
 	"github.com/galleyfs/galley/sandbox/mcpserver"
 	"github.com/galleyfs/galley/sandbox/tools"
 	"github.com/galleyfs/galley/snapshots"
@@ -80,7 +82,10 @@ func (e *env) serveMCP(ctx context.Context, sess *snapshots.Session, set *tools.
 	}
 	host := ln.Addr().String()
 	fmt.Fprintf(e.stderr, "galley: serving session %s of %s at http://%s%s\n", safeLine(sess.Name()), safeLine(work.Base), host, mcpserver.Path)
-	return mcpserver.ServeHTTP(ctx, ln, mcpserver.Handler(server, token, httpHosts(host)))
+	denied := func(r *http.Request, why string) {
+		e.events(sess).Info(events.Denied, "client", "mcp", "text", why, "from", r.RemoteAddr)
+	}
+	return mcpserver.ServeHTTP(ctx, ln, mcpserver.Handler(server, token, httpHosts(host), denied))
 }
 
 // httpHosts are the Host headers that mean the server: its address, and

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"github.com/galleyfs/galley/sandbox/events"
 )
 
 const patience = 60 * time.Second
@@ -203,6 +205,15 @@ func TestMCPOverHTTP(t *testing.T) {
 				t.Errorf("status %d, want %d", res.StatusCode, tc.wants)
 			}
 		})
+	}
+	denied := 0
+	for _, e := range readEvents(t, p) {
+		if e.Event == events.Denied && e.Text != "" {
+			denied++
+		}
+	}
+	if denied != 5 {
+		t.Errorf("%d denials are on record, want 5", denied)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/sandbox"
@@ -189,7 +190,9 @@ func FuzzRequest(f *testing.F) {
 		}
 		w := httptest.NewRecorder()
 		path := strings.NewReplacer("{id}", "1", "{name}", "Read").Replace(p[1])
-		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), p[0], path, strings.NewReader(body)))
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // of a command that runs on
+		defer cancel()
+		h.ServeHTTP(w, httptest.NewRequestWithContext(ctx, p[0], path, strings.NewReader(body)))
 		for dec := json.NewDecoder(w.Body); ; {
 			var v any
 			if err := dec.Decode(&v); err == io.EOF {

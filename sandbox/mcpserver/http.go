@@ -24,8 +24,9 @@ const (
 // Handler serves clients over streamable HTTP. A request needs the token as a
 // bearer, names exactly one of hosts in its Host header, and, where it comes
 // from a browser's page, that very origin: another page, or a name that was
-// bound to this address, gets nowhere.
-func Handler(s *mcp.Server, token string, hosts []string) http.Handler {
+// bound to this address, gets nowhere. denied, unless nil, is told of what is
+// refused, and why.
+func Handler(s *mcp.Server, token string, hosts []string, denied func(r *http.Request, why string)) http.Handler {
 	inner := mcp.NewStreamableHTTPHandler(func(*http.Request) *mcp.Server { return s }, &mcp.StreamableHTTPOptions{
 		MaxRequestBodyBytes: maxBody, SessionTimeout: idleTimeout,
 		// Host and Origin are checked below, and more strictly.
@@ -34,6 +35,9 @@ func Handler(s *mcp.Server, token string, hosts []string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch code, why := admit(r, token, hosts); {
 		case code != 0:
+			if denied != nil {
+				denied(r, why)
+			}
 			if code == http.StatusUnauthorized {
 				w.Header().Set("WWW-Authenticate", `Bearer realm="galley"`)
 			}
