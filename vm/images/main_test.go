@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"io"
 	"log"
 	"net/http/httptest"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/snapshots"
+	"github.com/galleyfs/galley/snapshots/oci"
 )
 
 func TestMain(m *testing.M) {
@@ -228,3 +230,7 @@ func unlink(t testing.TB, f *overlay.Face, path string) {
 	defer f.Forget(dir, 1)
 	must(t, f.Unlink(dir, filepath.Base(path)))
 }
+
+var oErrForeign = oci.ErrForeign
+
+func marshalJSON(v any) ([]byte, error) { return json.Marshal(v) }
