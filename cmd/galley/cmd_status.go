@@ -56,8 +56,21 @@ type userInfo struct {
 	Since time.Time `json:"since"`
 }
 
-// hostNetwork is what the local sandbox gives, until network policies exist.
-const hostNetwork = "host"
+// What a command in a session can reach, until network policies exist: the
+// local sandbox has the host's network, a machine none or, with --net, the
+// public internet.
+const (
+	hostNetwork   = "host"
+	noNetwork     = "none"
+	publicNetwork = "public"
+)
+
+// networkLine says the same to a person.
+var networkLine = map[string]string{
+	hostNetwork:   "the host's",
+	noNetwork:     "none (its machine was started without --net)",
+	publicNetwork: "the public internet, through a network of Galley's own; nothing of this host",
+}
 
 func statusCommand(e *env) *cli.Command {
 	return manual{
@@ -65,10 +78,11 @@ func statusCommand(e *env) *cli.Command {
 		about: `
 Says what the session is based on, what it changed and what uses it. Drift, which is
 what changed on the host at paths that the session changed, is listed: galley commit
-refuses those paths. Commands of a session have the host's network.`,
+refuses those paths. Commands of a session have the host's network; in a machine they
+have none, or with --net the public internet and nothing of the host.`,
 		json: `{"session", "id", "trees": [{"name", "base", "mount"}], "created", "snapshot", "digest",
  "changes", "summary", "images": [{"tree", "image", "digest", "changes", "summary"}], "drift": [{"tree", "path", "kind", "text"}], "rules": {"hide", "read_only"},
- "network": "host", "live", "users": [{"pid", "what", "since"}],
+ "network": "host"|"none"|"public", "live", "users": [{"pid", "what", "since"}],
  "mounts": [{"id", "tree", "mountpoint", …}], "interrupted": [commit]}`,
 		examples: [][2]string{{"galley status", "of this directory's session"}, {"galley status --session app --json", "for a script"}},
 		exits:    [][2]string{exitDone, exitErrors},
@@ -147,6 +161,12 @@ func describeOwner(ctx context.Context, sess *snapshots.Session, info *statusInf
 		return fmt.Errorf("ask the owner of session %q: %w", sess.Name(), err)
 	}
 	info.Live = true
+	if s.VM != nil && s.VM.Phase != owner.Ended {
+		info.Network = noNetwork
+		if s.VM.Net {
+			info.Network = publicNetwork
+		}
+	}
 	for _, c := range s.Clients {
 		if c.PID != selfPID {
 			info.Users = append(info.Users, userInfo(c))
@@ -188,7 +208,7 @@ func printStatus(e *env, i statusInfo, set *review.ChangeSet) error {
 	for _, p := range i.Rules.ReadOnly {
 		fmt.Fprintf(w, "  %-10s %s\n", "read-only", safeLine(p))
 	}
-	fmt.Fprintf(w, "  %-10s the host's\n\n", "network")
+	fmt.Fprintf(w, "  %-10s %s\n\n", "network", networkLine[i.Network])
 	if set.Empty() {
 		fmt.Fprintln(w, "nothing changed")
 		printImageTrees(e, i)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"github.com/galleyfs/galley/snapshots"
 	"github.com/galleyfs/galley/vm"
 	"github.com/galleyfs/galley/vm/guest"
+	"github.com/galleyfs/galley/vm/netstack"
 )
 
 // What the owner does with the guest of the session's machine.
@@ -45,6 +47,12 @@ func (m *machine) greet(conn net.Conn, begin time.Time) error {
 	setup := m.want.Setup
 	setup.Tag, setup.Clock = vm.ShareTag, time.Now()
 	setup.Root, setup.Workspace = m.roots()
+	if m.net != nil {
+		setup.Network = &guest.Network{
+			Address: netip.PrefixFrom(netstack.GuestIP, netstack.PrefixBits).String(),
+			Gateway: netstack.GatewayIP.String(), DNS: []string{netstack.GatewayIP.String()}, MTU: netstack.MTU,
+		}
+	}
 	if _, err := m.agent.Setup(ctx, setup); err != nil {
 		return m.explain(err)
 	}
@@ -250,6 +258,23 @@ func (s *server) running() (*machine, error) {
 		return nil, s.errNoMachine()
 	}
 	return s.machine, nil
+}
+
+// forwardVM is opVMForward.
+func (s *server) forwardVM(ctx context.Context, r VMForward) (VMForward, error) {
+	m, err := s.running()
+	if err != nil {
+		return r, err
+	}
+	if m.net == nil {
+		return r, fmt.Errorf("session %s: its machine has no network, through which ports are forwarded; start it with --net", s.sess.Name())
+	}
+	if r.Off {
+		return r, m.net.Unforward(ctx, r.Guest)
+	}
+	f, err := m.net.Forward(ctx, r.Guest, r.Host)
+	r.Host = int(f.Host.Port())
+	return r, err
 }
 
 // mountVM is opVMMount.

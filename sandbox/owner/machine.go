@@ -14,6 +14,7 @@ import (
 	"github.com/galleyfs/galley/snapshots"
 	"github.com/galleyfs/galley/vm"
 	"github.com/galleyfs/galley/vm/guest"
+	"github.com/galleyfs/galley/vm/netstack"
 	"github.com/galleyfs/galley/vm/qemu"
 )
 
@@ -53,6 +54,7 @@ type machine struct {
 	mux    *guest.Mux
 	agent  *guest.Client
 	export *virtiofs.Export
+	net    *netstack.Process // nil without one
 	boot   BootTimes
 	probe  vm.Probe
 
@@ -348,6 +350,9 @@ func (m *machine) connect(c *vm.Config, p *parts) (net.Conn, error) {
 	if err := m.share(c, p); err != nil {
 		return nil, err
 	}
+	if err := m.network(c, p); err != nil {
+		return nil, err
+	}
 	mine, theirs, err := streamPair("agent")
 	if err != nil {
 		return nil, err
@@ -387,6 +392,20 @@ func (m *machine) share(c *vm.Config, p *parts) error {
 		return fmt.Errorf("share of a machine: %w", err)
 	}
 	p.add(func() { _ = server.Close() })
+	return nil
+}
+
+// network starts the process that is the guest's network, if it is to have one.
+// What the guest sends never comes to the owner.
+func (m *machine) network(c *vm.Config, p *parts) error {
+	if !m.want.Net {
+		return nil
+	}
+	var err error
+	if m.net, c.Net, err = netstack.Start(netstack.Options{Log: m.s.log}); err != nil {
+		return err
+	}
+	p.add(m.net.Close)
 	return nil
 }
 

@@ -11,11 +11,14 @@ import (
 
 	"github.com/galleyfs/galley/snapshots"
 	"github.com/galleyfs/galley/vm/jail"
+	"github.com/galleyfs/galley/vm/netstack"
+	"github.com/galleyfs/galley/vm/netstack/netstacktest"
 )
 
 // TestMain plays the owner, too: Ensure starts this binary as one.
 func TestMain(m *testing.M) {
 	jail.Init()
+	netstack.Init()
 	if len(os.Args) > 1 && os.Args[1] == Command {
 		os.Exit(Main(os.Args[2:]))
 	}
@@ -23,11 +26,17 @@ func TestMain(m *testing.M) {
 	if err := os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")); err != nil {
 		panic(err)
 	}
-	code := m.Run()
-	for _, f := range atEnd {
-		f()
+	run := func() int {
+		code := m.Run()
+		for _, f := range atEnd {
+			f()
+		}
+		return code
 	}
-	os.Exit(code)
+	if netstacktest.Inside() {
+		os.Exit(netstacktest.Main(run))
+	}
+	os.Exit(run())
 }
 
 // atEnd is done when all tests are over.

@@ -313,6 +313,12 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 			return nil, err
 		}
 		return struct{}{}, s.unmountVM(p.ctx, b.Path)
+	case opVMForward:
+		b, err := body[VMForward](r)
+		if err != nil {
+			return nil, err
+		}
+		return s.forwardVM(p.ctx, b)
 	case opVMStop:
 		b, err := body[StopVM](r)
 		if err != nil {

@@ -152,6 +152,22 @@ func (c *Client) StopVM(ctx context.Context, r StopVM) (VMStatus, error) {
 	return out, c.call(ctx, opVMStop, r, -1, &out)
 }
 
+// VMForward is a TCP port of the guest that stands on the host's loopback.
+type VMForward struct {
+	// Guest is the port in the guest, Host the one of the host; 0 is any free one.
+	Guest int `json:"guest"`
+	Host  int `json:"host"`
+	// Off ends the forward.
+	Off bool `json:"off,omitempty"`
+}
+
+// ForwardVM lets programs of the host reach a port of the guest, which must
+// have a network, or ends that. It returns where the port stands.
+func (c *Client) ForwardVM(ctx context.Context, r VMForward) (VMForward, error) {
+	var out VMForward
+	return out, c.call(ctx, opVMForward, r, -1, &out)
+}
+
 type vmPath struct {
 	Path string `json:"path"`
 }

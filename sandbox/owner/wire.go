@@ -56,6 +56,7 @@ const (
 	opVMDial    op = "vm-dial" // with a descriptor
 	opVMMount   op = "vm-mount"
 	opVMUnmount op = "vm-unmount"
+	opVMForward op = "vm-forward"
 	opVMStop    op = "vm-stop"
 )
 

@@ -1,7 +1,6 @@
 package netstack
 
 import (
-	"fmt"
 	"net"
 	"os"
 	"os/signal"
@@ -20,20 +19,22 @@ func Init() {
 	if len(os.Args) != 1 || os.Args[0] != programPath {
 		return
 	}
-	if err := serve(); err != nil {
-		fmt.Fprintln(os.Stderr, "galley network:", err)
+	control, err := connOf(fdControl, "control")
+	if err == nil {
+		err = serve(control)
+	}
+	if err != nil {
+		// Whoever started it has its log.
+		_ = control.SetWriteDeadline(time.Now().Add(time.Second))
+		_ = writeMessage(control, report{Error: err.Error()})
 		os.Exit(1)
 	}
 	os.Exit(0)
 }
 
-func serve() error {
+func serve(control *net.UnixConn) error {
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE)
 	frames, err := connOf(fdFrames, "frames")
-	if err != nil {
-		return err
-	}
-	control, err := connOf(fdControl, "control")
 	if err != nil {
 		return err
 	}
@@ -46,14 +47,14 @@ func serve() error {
 		return err
 	}
 	go func() {
-		obey(n, control)
+		obey(n, control, told)
 		n.Close()
 	}()
 	return n.Run(frames)
 }
 
-// obey does what it is told on the control *net.UnixConn until that ends.
-func obey(n *Network, control *net.UnixConn) {
+// obey does what it is told on the control connection until that ends.
+func obey(n *Network, control *net.UnixConn, told *teller) {
 	buf := make([]byte, maxControl)
 	for {
 		var o order
@@ -75,7 +76,7 @@ func obey(n *Network, control *net.UnixConn) {
 		if err != nil {
 			r.Error, r.Forward = err.Error(), nil
 		}
-		if writeMessage(control, r) != nil {
+		if told.answer(r) != nil {
 			return
 		}
 	}
@@ -88,11 +89,11 @@ const (
 	perSecond = 50
 )
 
-// teller tells decisions, so many as can be read.
+// teller tells decisions, so many as can be read, and answers.
 type teller struct {
 	control *net.UnixConn
 
-	mu     sync.Mutex
+	mu     sync.Mutex // held for a message, with its deadline
 	left   float64
 	at     time.Time
 	missed int
@@ -100,6 +101,14 @@ type teller struct {
 
 func newTeller(control *net.UnixConn) *teller {
 	return &teller{control: control, left: burst, at: time.Now()}
+}
+
+// answer answers an order.
+func (t *teller) answer(r report) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	_ = t.control.SetWriteDeadline(time.Now().Add(dialTimeout))
+	return writeMessage(t.control, r)
 }
 
 func (t *teller) decided(r Request, d Decision) {

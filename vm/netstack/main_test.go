@@ -1,200 +1,32 @@
 package netstack
 
 import (
-	"bufio"
-	"errors"
-	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
-	"os/exec"
 	"strings"
-	"syscall"
 	"testing"
 
-	"golang.org/x/net/dns/dnsmessage"
-	"golang.org/x/sys/unix"
-
 	"github.com/galleyfs/galley/vm/jail"
+	"github.com/galleyfs/galley/vm/netstack/netstacktest"
 )
 
-// The tests run in a network of their own: the process that runs them is the
-// host, in new network and mount namespaces, and a child in another network
-// namespace is the rest of the internet, at the end of a veth pair.
 const (
-	worldEnv    = "GALLEY_TEST_WORLD"    // this process is the host
-	internetEnv = "GALLEY_TEST_INTERNET" // this one is the internet
-
-	hostIP     = "8.8.4.2"
-	internetIP = "8.8.4.1"
-	privateIP  = "10.20.30.1" // of the internet's side too, and not public
-	page       = "hello from the internet\n"
+	hostIP     = netstacktest.HostIP
+	internetIP = netstacktest.InternetIP
+	privateIP  = netstacktest.PrivateIP
+	page       = netstacktest.Page
 )
 
 func TestMain(m *testing.M) {
 	jail.Init()
 	Init()
-	if os.Getenv(internetEnv) != "" {
-		internet()
-	}
-	if os.Getenv(worldEnv) != "" {
-		os.Exit(host(m))
-	}
 	for _, arg := range os.Args {
 		// Fuzz targets need no network, and their workers no second process.
-		if strings.HasPrefix(arg, "-test.fuzz") && !strings.HasPrefix(arg, "-test.fuzzcachedir") &&
-			!strings.HasPrefix(arg, "-test.fuzztime") && !strings.HasPrefix(arg, "-test.fuzzminimizetime") {
+		if strings.HasPrefix(arg, "-test.fuzz=") || strings.HasPrefix(arg, "-test.fuzzworker") {
 			os.Exit(m.Run())
 		}
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), worldEnv+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = ownNetwork()
-	cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWNS
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		os.Exit(exit.ExitCode())
-	}
-	check(err)
-}
-
-// ownNetwork starts a process as root of a network namespace of its own.
-func ownNetwork() *syscall.SysProcAttr {
-	a := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-	if os.Geteuid() != 0 {
-		a.Cloneflags |= unix.CLONE_NEWUSER
-		a.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
-		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
-	}
-	return a
-}
-
-func check(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "test network:", err)
-		os.Exit(1)
-	}
-}
-
-func ip(args ...string) {
-	out, err := exec.Command("ip", args...).CombinedOutput()
-	if err != nil {
-		check(fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out))
-	}
-}
-
-// host makes the network and runs the tests in it.
-func host(m *testing.M) int {
-	check(os.Unsetenv(worldEnv))
-	check(unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
-	conf, err := os.CreateTemp("", "galley-resolv")
-	check(err)
-	_, err = fmt.Fprintf(conf, "search example\nnameserver %s\n", internetIP)
-	check(err)
-	check(conf.Close())
-	check(unix.Mount(conf.Name(), resolvConf, "", unix.MS_BIND, ""))
-	check(os.Remove(conf.Name()))
-
-	ip("link", "set", "lo", "up")
-	ip("link", "add", "up0", "type", "veth", "peer", "name", "net0")
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), internetEnv+"=1")
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Pdeathsig: unix.SIGKILL}
-	in, err := cmd.StdinPipe()
-	check(err)
-	out, err := cmd.StdoutPipe()
-	check(err)
-	check(cmd.Start())
-	ip("link", "set", "net0", "netns", fmt.Sprint(cmd.Process.Pid))
-	ip("addr", "add", hostIP+"/24", "dev", "up0")
-	ip("link", "set", "up0", "up")
-	_, err = io.WriteString(in, "begin\n")
-	check(err)
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil || line != "ready\n" {
-		check(fmt.Errorf("the internet said %q: %w", line, err))
-	}
-	ip("route", "add", "10.20.30.0/24", "via", internetIP)
-	ip("route", "add", "169.254.169.254/32", "via", internetIP)
-	ip("addr", "add", "9.9.9.9/32", "dev", "lo")           // an address of the host that looks public
-	ip("route", "add", "local", "9.9.8.0/24", "dev", "lo") // and a range of them
-	code := m.Run()
-	_ = in.Close()
-	_ = cmd.Wait()
-	return code
-}
-
-// internet is a host with servers on all of its addresses; it ends with its
-// standard input.
-func internet() {
-	begin := bufio.NewReader(os.Stdin)
-	_, err := begin.ReadString('\n')
-	check(err)
-	ip("link", "set", "lo", "up")
-	ip("addr", "add", internetIP+"/24", "dev", "net0")
-	ip("addr", "add", privateIP+"/24", "dev", "net0")
-	ip("addr", "add", "169.254.169.254/32", "dev", "net0")
-	ip("link", "set", "net0", "up")
-
-	web, err := net.Listen("tcp4", ":80")
-	check(err)
-	go func() {
-		_ = http.Serve(web, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			_, _ = io.WriteString(w, page)
-		}))
-	}()
-	echo, err := net.Listen("tcp4", ":7")
-	check(err)
-	go acceptAll(echo, func(c net.Conn) { _, _ = io.Copy(c, c); _ = c.Close() })
-	echoUDP, err := net.ListenPacket("udp4", ":7")
-	check(err)
-	go func() {
-		buf := make([]byte, 65536)
-		for {
-			k, from, err := echoUDP.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = echoUDP.WriteTo(buf[:k], from)
-		}
-	}()
-	names, err := net.ListenPacket("udp4", ":53")
-	check(err)
-	go func() {
-		buf := make([]byte, 4096)
-		for {
-			k, from, err := names.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			// A stranger's answer first: it must not be taken.
-			if b := nameAnswer(buf[:k]); b != nil {
-				wrong := append([]byte(nil), b...)
-				wrong[0] ^= 0xff
-				_, _ = names.WriteTo(wrong, from)
-				_, _ = names.WriteTo(b, from)
-			}
-		}
-	}()
-	namesTCP, err := net.Listen("tcp4", ":53")
-	check(err)
-	go acceptAll(namesTCP, func(c net.Conn) {
-		defer c.Close()
-		for {
-			q, err := readDNS(c, maxQuery)
-			if err != nil || writeDNS(c, nameAnswer(q)) != nil {
-				return
-			}
-		}
-	})
-	fmt.Println("ready")
-	_, _ = io.Copy(io.Discard, begin)
-	os.Exit(0)
+	os.Exit(netstacktest.Main(m.Run))
 }
 
 func acceptAll(ln net.Listener, serve func(net.Conn)) {
@@ -205,33 +37,4 @@ func acceptAll(ln net.Listener, serve func(net.Conn)) {
 		}
 		go serve(c)
 	}
-}
-
-// nameAnswer gives every name of .example the internet's address, and says
-// that others are not there.
-func nameAnswer(query []byte) []byte {
-	var p dnsmessage.Parser
-	head, err := p.Start(query)
-	if err != nil {
-		return nil
-	}
-	q, err := p.Question()
-	if err != nil {
-		return nil
-	}
-	h := dnsmessage.Header{ID: head.ID, Response: true, RecursionAvailable: true}
-	known := strings.HasSuffix(q.Name.String(), ".example.")
-	if !known {
-		h.RCode = dnsmessage.RCodeNameError
-	}
-	b := dnsmessage.NewBuilder(nil, h)
-	_ = b.StartQuestions()
-	_ = b.Question(q)
-	_ = b.StartAnswers()
-	if known && q.Type == dnsmessage.TypeA {
-		_ = b.AResource(dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 5},
-			dnsmessage.AResource{A: [4]byte(net.ParseIP(internetIP).To4())})
-	}
-	out, _ := b.Finish()
-	return out
 }

@@ -176,13 +176,18 @@ func (p *Process) order(ctx context.Context, o order) (report, error) {
 func (p *Process) listen() {
 	defer close(p.gone)
 	buf := make([]byte, maxControl)
+	var why error
 	for {
 		var r report
-		if err := readMessage(p.control, buf, &r); err != nil {
+		if why = readMessage(p.control, buf, &r); why != nil {
 			break
 		}
 		if r.Request != nil && r.Decision != nil {
 			p.note(r)
+			continue
+		}
+		if r.ID == 0 {
+			p.log.Warn("network", "error", r.Error)
 			continue
 		}
 		p.mu.Lock()
@@ -197,7 +202,7 @@ func (p *Process) listen() {
 	p.mu.Unlock()
 	_ = p.control.Close()
 	code, signal := p.jail.Wait()
-	p.log.Info("network ended", "status", code, "signal", signal)
+	p.log.Info("network ended", "why", why, "status", code, "signal", signal)
 }
 
 func (p *Process) note(r report) {

@@ -129,15 +129,17 @@ func (n *Network) Run(conn net.Conn) error {
 	defer n.Close()
 	stop := context.AfterFunc(n.ctx, func() { _ = conn.Close() })
 	defer stop()
-	var sending sync.WaitGroup
-	sending.Go(func() { n.send(conn) })
+	sent := make(chan error, 1)
+	go func() { sent <- n.send(conn) }()
 	err := n.receive(conn)
 	n.cancel()
-	sending.Wait()
+	if serr := <-sent; serr != nil {
+		return fmt.Errorf("send to the guest: %w", serr)
+	}
 	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 		return nil
 	}
-	return err
+	return fmt.Errorf("receive from the guest: %w", err)
 }
 
 func (n *Network) receive(r io.Reader) error {
@@ -162,17 +164,17 @@ func (n *Network) inject(frame []byte) {
 }
 
 // send writes to the guest what the stack has for it.
-func (n *Network) send(w io.Writer) {
+func (n *Network) send(w io.Writer) error {
 	for {
 		pkt := n.link.ReadContext(n.ctx)
 		if pkt == nil {
-			return
+			return nil
 		}
 		err := writeFrame(w, pkt.AsSlices())
 		pkt.DecRef()
-		if err != nil {
+		if err != nil && n.ctx.Err() == nil {
 			n.cancel()
-			return
+			return err
 		}
 	}
 }
