@@ -141,8 +141,8 @@ func (r *rawFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryLi
 }
 
 // ReadDirPlus is ReadDir with a LOOKUP of every entry; ".", "..", what
-// cannot be looked up and what the kernel knows already have node id 0, and it
-// learns nothing of them.
+// cannot be looked up, what the kernel knows already and what the lister leaves
+// out have node id 0, and it learns nothing of them.
 func (r *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) fuse.Status {
 	r.stats.count(opReaddirplus)
 	n, st := r.dir(in)
@@ -162,10 +162,24 @@ func (r *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 	}
 	defer b.free()
 	valid, _ := r.timeouts(n)
+	plain, left := 0, 0
+	if r.lister != nil {
+		left = r.lister.plainly(in.NodeId, in.Offset)
+	}
 	for _, e := range b.list {
+		if plain < left && e.Type != unix.S_IFDIR && e.Type != 0 {
+			if out.AddDirLookupEntry(r.wireEntry(e)) == nil {
+				break
+			}
+			plain++
+			continue
+		}
 		if !r.plus(n, e, valid, out) {
 			break
 		}
+	}
+	if plain > 0 {
+		r.lister.listed(in.NodeId, plain)
 	}
 	return fuse.OK
 }

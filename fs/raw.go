@@ -31,6 +31,7 @@ type rawFS struct {
 	past               *slot  // of an older point; nil for what the mount is of
 	guest              *guest // of a guest's kernel; nil for a mount's
 	stale              *staler
+	lister             *lister // nil: listings tell all
 	dev                *device
 	acting             func(pid uint32) // see Options
 
@@ -154,6 +155,9 @@ func (r *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fu
 	}
 	n, a, err := r.face.Lookup(p, name)
 	if err == nil {
+		if r.lister != nil && n.Type() != unix.S_IFDIR {
+			r.lister.looked(h.NodeId)
+		}
 		r.entry(out, p, n, &a, 1)
 		return fuse.OK
 	}

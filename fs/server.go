@@ -91,6 +91,7 @@ func Serve(dev *os.File, src Source, o Options) (*Server, error) {
 		RawFileSystem: fuse.NewDefaultRawFileSystem(),
 		log:           o.Logger,
 		stale:         newStaler(),
+		lister:        newLister(),
 		dev:           own,
 		writeback:     o.Writeback,
 		acting:        o.Acting,

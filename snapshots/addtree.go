@@ -24,7 +24,11 @@ func (l *Live) AddTree(ctx context.Context, spec TreeSpec, opt OpenOptions) erro
 		}
 	}
 	rec := treeRecord{TreeSpec: spec, Stack: spec.newStack(m.active())}
-	if err := l.held.store.layTree(l.held.dir, l.held.Dir(), spec.Name, m.active()); err != nil {
+	err = l.held.store.layTree(l.held.dir, l.held.Dir(), spec.Name, m.active())
+	if err == nil {
+		err = l.held.store.syncTree(l.held.dir, spec.Name, m.active())
+	}
+	if err != nil {
 		return fmt.Errorf("session %s: tree %q: %w", m.Name, spec.Name, err)
 	}
 	tree, detached, err := l.openTree(rec, opt, rec.Stack)

@@ -164,17 +164,29 @@ func (s *Store) layOut(sessions int, stage string, m *manifest) error {
 			return fmt.Errorf("tree %q: %w", t.Name, err)
 		}
 	}
-	if err := syncDir(s.fs, dir, dirTrees); err != nil {
-		return err
-	}
 	if err := s.layHistory(dir, m); err != nil {
 		return err
 	}
-	return writeManifest(s.fs, dir, m)
+	text, err := m.encode()
+	if err != nil {
+		return err
+	}
+	// Nobody sees any of it before all of it is durable. The first sync writes
+	// most of it.
+	if err := stageFile(s.fs, dir, manifestFile, text); err != nil {
+		return err
+	}
+	for _, t := range m.Trees {
+		if err := s.syncTree(dir, t.Name, t.Stack.Active); err != nil {
+			return fmt.Errorf("tree %q: %w", t.Name, err)
+		}
+	}
+	return s.fs.Fsync(dir)
 }
 
 // layTree makes the state directory of a tree in a session's directory dir,
-// whose path is path. What a crash left of an earlier attempt is replaced.
+// whose path is path; syncTree makes it durable. What a crash left of an earlier
+// attempt is replaced.
 func (s *Store) layTree(dir int, path, name string, active overlay.LayerID) error {
 	trees, err := openDir(s.fs, dir, dirTrees)
 	if err != nil {
@@ -187,10 +199,15 @@ func (s *Store) layTree(dir int, path, name string, active overlay.LayerID) erro
 	if err := s.fs.Mkdir(trees, name, 0o700); err != nil {
 		return err
 	}
-	if err := overlay.InitState(s.fs, filepath.Join(path, dirTrees, name), active); err != nil {
+	return overlay.InitState(s.fs, filepath.Join(path, dirTrees, name), active)
+}
+
+// syncTree makes what layTree made durable.
+func (s *Store) syncTree(dir int, name string, active overlay.LayerID) error {
+	if err := syncLayer(s.fs, dir, filepath.Join(dirTrees, name), active); err != nil {
 		return err
 	}
-	return syncLayer(s.fs, trees, name, active)
+	return syncDir(s.fs, dir, dirTrees)
 }
 
 // syncLayer makes a layer that is new and empty durable, with the directories

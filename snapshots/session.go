@@ -288,7 +288,11 @@ func (s *Session) AddTree(ctx context.Context, t TreeSpec) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	if err := s.store.layTree(h.dir, h.Dir(), t.Name, m.active()); err != nil {
+	err = s.store.layTree(h.dir, h.Dir(), t.Name, m.active())
+	if err == nil {
+		err = s.store.syncTree(h.dir, t.Name, m.active())
+	}
+	if err != nil {
 		return fmt.Errorf("session %s: tree %q: %w", m.Name, t.Name, err)
 	}
 	return h.update(func(m *manifest) {
