@@ -13,6 +13,9 @@ import (
 // blocks of their regular files, sealed and active, as du(1) counts them. What
 // would take more fails with ENOSPC, as on a full disk. A clone counts in full.
 //
+// What a file system adds by itself when it writes out (blocks of an index) is
+// not seen until the file changes again.
+//
 // The count costs the same however much there is: what an operation adds or
 // frees is the difference of two looks at the one file that it changes. These
 // are made with the node's lock held (Node.up), which only content that grows

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -41,19 +43,35 @@ func onDisk(t *testing.T, state string) (sum int64) {
 	return sum
 }
 
+// steadyDir is on a file system on which a file has the blocks that it has: others
+// add some of their own when they write out, at a time of their own.
+func steadyDir(t *testing.T) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for a file system of its own")
+	}
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1G"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // TestQuotaCounts runs random programs and compares what the quota counted, one
 // operation at a time, with what is on the disk.
 func TestQuotaCounts(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root for files of several owners")
-	}
 	ops := 4000
 	if testing.Short() {
 		ops = 800
 	}
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			dir := t.TempDir()
+			dir := steadyDir(t)
 			q := overlay.NewQuota(1<<40, 0)
 			s, err := overlaytest.NewSession(dir, overlay.Config{Quota: q, NoWatch: true}, func(base overlaytest.FS) error {
 				ref := overlaytest.NewRef()
@@ -206,4 +224,71 @@ func fill(n int) []byte {
 		b[i] = byte(i%251) + 1
 	}
 	return b
+}
+
+// TestQuotaAmongWriters has many write, cut, append to, copy and remove the same
+// few files at once, and compares what was counted with what is on the disk.
+func TestQuotaAmongWriters(t *testing.T) {
+	dir := steadyDir(t)
+	base, state := filepath.Join(dir, "base"), filepath.Join(dir, "state")
+	for _, d := range []string{base, state} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names := []string{"a", "b", "c"}
+	for _, name := range names {
+		if err := os.WriteFile(filepath.Join(base, name), fill(100_000), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := overlay.InitState(nil, state, 1); err != nil {
+		t.Fatal(err)
+	}
+	q := overlay.NewQuota(1<<40, 0)
+	b, err := overlay.OpenBase(nil, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tree, err := overlay.Open(overlay.Config{Name: "workspace", StateDir: state, Base: b, NoWatch: true, Quota: q}, overlay.Stack{Active: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tree.Close()
+	var all sync.WaitGroup
+	for w := range 4 {
+		all.Go(func() {
+			f := tree.Attach(nil)
+			defer f.Detach()
+			me := overlay.Caller{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
+			rng := rand.New(rand.NewPCG(1, uint64(w)))
+			for range 300 {
+				name := names[rng.IntN(len(names))]
+				n, _, err := f.Lookup(f.Root(), name)
+				if err != nil {
+					if n, _, err = f.Create(f.Root(), name, 0o644, me); err != nil {
+						continue // somebody else made it
+					}
+				}
+				// Any of these may find the file gone.
+				switch size := rng.Int64N(200_000); rng.IntN(6) {
+				case 0:
+					_ = f.Unlink(f.Root(), name)
+				case 1:
+					_, _ = f.Setattr(n, overlay.SetAttr{Size: &size})
+				case 2:
+					_, _ = f.Append(n, fill(int(size/10)))
+				case 3:
+					_ = f.Rename(f.Root(), name, f.Root(), names[rng.IntN(len(names))], 0)
+				default:
+					_, _ = f.Write(n, fill(int(size/10)), size)
+				}
+				f.Forget(n, 1)
+			}
+		})
+	}
+	all.Wait()
+	if got, want := q.Used(), onDisk(t, state); got != want {
+		t.Errorf("counted %d bytes, there are %d", got, want)
+	}
 }

@@ -86,14 +86,11 @@ func runPrune(ctx context.Context, e *env, st *snapshots.Store, session string, 
 	if err := refuseInterrupted(sess); err != nil {
 		return err
 	}
-	ctrl, err := owner.Control(ctx, sess)
-	if err != nil {
-		return fmt.Errorf("session %q: %w", sess.Name(), err)
-	}
-	done, err := ctrl.Prune(ctx, p)
-	if closeErr := ctrl.Close(); err == nil {
-		err = closeErr
-	}
+	var done snapshots.Pruned
+	err = controlled(ctx, sess, func(ctrl owner.Controller) (err error) {
+		done, err = ctrl.Prune(ctx, p)
+		return err
+	})
 	if err != nil {
 		return err
 	}

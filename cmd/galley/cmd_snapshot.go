@@ -49,14 +49,11 @@ func runSnapshot(ctx context.Context, e *env, st *snapshots.Store, session, name
 	if err != nil {
 		return err
 	}
-	ctrl, err := owner.Control(ctx, sess)
-	if err != nil {
-		return fmt.Errorf("session %q: %w", sess.Name(), err)
-	}
-	snap, err := ctrl.Seal(ctx, snapshots.SealOptions{Name: name, Cause: snapshots.Cause{Kind: snapshots.CauseAsked}, Durable: true})
-	if closeErr := ctrl.Close(); err == nil {
-		err = closeErr
-	}
+	var snap snapshots.Snapshot
+	err = controlled(ctx, sess, func(ctrl owner.Controller) (err error) {
+		snap, err = ctrl.Seal(ctx, snapshots.SealOptions{Name: name, Cause: snapshots.Cause{Kind: snapshots.CauseAsked}, Durable: true})
+		return err
+	})
 	if errors.Is(err, snapshots.ErrBadName) {
 		return withHint(err, "letters, digits, '-', '_' and '.' make a name; a number alone is none")
 	}
@@ -124,14 +121,11 @@ func runRollback(ctx context.Context, e *env, st *snapshots.Store, session, ref 
 	if err != nil {
 		return err
 	}
-	ctrl, err := owner.Control(ctx, sess)
-	if err != nil {
-		return fmt.Errorf("session %q: %w", sess.Name(), err)
-	}
-	done, err := ctrl.Rollback(ctx, snapshots.Rollback{To: to.Number})
-	if closeErr := ctrl.Close(); err == nil {
-		err = closeErr
-	}
+	var done snapshots.RolledBack
+	err = controlled(ctx, sess, func(ctrl owner.Controller) (err error) {
+		done, err = ctrl.Rollback(ctx, snapshots.Rollback{To: to.Number})
+		return err
+	})
 	if err != nil {
 		return err
 	}

@@ -199,14 +199,11 @@ func (e *env) takePaths(ctx context.Context, sess *snapshots.Session, from point
 	for _, p := range paths {
 		take.Paths[p.tree] = append(take.Paths[p.tree], snapshots.Path(p.path))
 	}
-	ctrl, err := owner.Control(ctx, sess)
-	if err != nil {
-		return fmt.Errorf("session %q: %w", sess.Name(), err)
-	}
-	done, err := ctrl.Take(ctx, take)
-	if closeErr := ctrl.Close(); err == nil {
-		err = closeErr
-	}
+	var done snapshots.Taken
+	err = controlled(ctx, sess, func(ctrl owner.Controller) (err error) {
+		done, err = ctrl.Take(ctx, take)
+		return err
+	})
 	if errors.Is(err, os.ErrNotExist) {
 		return withHint(err, "paths are relative to this directory, or absolute")
 	}

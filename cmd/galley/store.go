@@ -98,6 +98,20 @@ func whenIdle(ctx context.Context, sess *snapshots.Session, do func() error) err
 	}
 }
 
+// controlled does something to a session through its owner or, where it has
+// none, under its lock.
+func controlled(ctx context.Context, sess *snapshots.Session, do func(owner.Controller) error) error {
+	ctrl, err := owner.Control(ctx, sess)
+	if err != nil {
+		return fmt.Errorf("session %q: %w", sess.Name(), err)
+	}
+	err = do(ctrl)
+	if closeErr := ctrl.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
+
 // inUse tells whether somebody other than this process uses the session's
 // owner.
 func inUse(ctx context.Context, sess *snapshots.Session) bool {
