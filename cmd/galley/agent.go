@@ -26,7 +26,7 @@ func agentFlags() []cli.Flag {
 		&cli.StringFlag{Name: "session", Aliases: []string{"s"}, Usage: "use the session `NAME`; with --new, give the new one this name"},
 		boolFlag("new", "start a new session, even if the project has one"),
 		maxSizeFlag(), sandboxFlag(), secretFlag(),
-	}, sandboxFlags()...)
+	}, append(guestFlags(), sandboxFlags()...)...)
 }
 
 // agentOptions are those options.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/bmatcuk/doublestar/v4"
 	"github.com/urfave/cli/v2"
@@ -26,12 +27,15 @@ type runOptions struct {
 	commit   bool
 	discard  bool
 	quiet    bool
+	detach   bool          // keep the machine
+	idle     time.Duration // for how long
 }
 
 // sandboxOptions say what a command may reach beside the session's trees, and
 // in which mode it sees those.
 type sandboxOptions struct {
 	writeback bool
+	guest     guestOptions // of the microvm sandbox
 
 	sockets  []string
 	abstract bool
@@ -87,6 +91,8 @@ func runCommand(e *env) *cli.Command {
 		&cli.StringSliceFlag{Name: "read-only", Usage: "refuse changes to what matches `GLOB`"},
 	}
 	flags = append(flags, sandboxFlags()...)
+	flags = append(flags, guestFlags()...)
+	flags = append(flags, detachFlags()...)
 	flags = append(flags, maxSizeFlag(), sandboxFlag(), secretFlag(),
 		boolFlag("commit-if-ok", "when the command exits with 0, commit all of the session's changes"),
 		boolFlag("discard", "afterwards, discard all of the session's changes"),
@@ -109,6 +115,12 @@ With --sandbox virtual the command is run by Galley's own bash, without any proc
 the host: see docs/virtual.md. --secret gives it a variable whose value is struck from
 the history, from events, and from output that does not go to a terminal.
 
+With --sandbox microvm the command runs in a virtual machine that boots an image, with the
+project at /workspace: see docs/microvm.md. What it changes elsewhere in the guest is in
+the session, too: galley diff --tree root. The image's environment, user, directory and
+entry point hold as with docker run; the machine ends with the command, or stays with
+--detach. It has no network without --net.
+
 Globs are doublestar patterns (**, *, ?, [a-z], {a,b}), relative to the root of each
 tree. They hold for the file, whatever name or link leads to it, and stay with the
 session.`,
@@ -119,6 +131,7 @@ session.`,
 			{"galley run --overlay ~/.config -- agent", "a second tree in the same session"},
 			{"galley run --secret TOKEN -- deploy --dry-run", "a secret that no record keeps"},
 			{"galley run --sandbox virtual -- sh script.sh", "a script, without any process of the host"},
+			{"galley run --sandbox microvm --image debian:12 -- make test", "in a virtual machine that boots an image"},
 			{"galley run --commit-if-ok -- gofmt -w .", "for scripts"},
 		},
 		exits: [][2]string{
@@ -131,7 +144,7 @@ session.`,
 		Name: "run", Category: catWork, Usage: "run a command on a copy-on-write view of the project", ArgsUsage: "COMMAND",
 		Flags: flags,
 		Action: func(c *cli.Context) error {
-			if !c.Args().Present() {
+			if !c.Args().Present() && c.String("sandbox") != "microvm" {
 				return usagef(c, "no command to run")
 			}
 			o := runOptions{
@@ -156,6 +169,9 @@ session.`,
 				return err
 			}
 			if err := o.sandbox.more(c, e); err != nil {
+				return err
+			}
+			if o.detach, o.idle, err = detachOf(c, o.sandbox.guest.on); err != nil {
 				return err
 			}
 			return e.withStore(c.Context, func(ctx context.Context, st *snapshots.Store) error {

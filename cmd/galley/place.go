@@ -47,6 +47,14 @@ func (p *place) open(ctx context.Context) (sandbox.Sandbox, error) {
 		}()
 		return out, nil
 	}
+	if p.opt.guest.on {
+		sb, err := p.e.openGuest(ctx, p.sess, p.opt.guest, p.what)
+		if err != nil {
+			return nil, err
+		}
+		p.set(shared{sb.Owner()})
+		return &leased{sb, p}, nil
+	}
 	o := local.Options{
 		Session: p.sess, AllowSockets: p.opt.sockets, AllowAbstractSockets: p.opt.abstract, HostTmp: p.opt.hostTmp,
 		Caches: p.opt.caches, Owner: owner.Options{Log: p.e.log, What: p.what},
@@ -84,9 +92,9 @@ type shared struct{ *owner.Client }
 
 func (shared) Close() error { return nil }
 
-// leased is a local sandbox, whose connection to the owner goes with it.
+// leased is a sandbox whose connection to the owner goes with it.
 type leased struct {
-	*local.Sandbox
+	sandbox.Sandbox
 	place *place
 }
 

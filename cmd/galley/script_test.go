@@ -17,6 +17,7 @@ import (
 
 	"github.com/galleyfs/galley/overlay/hostfs/hostfstest"
 	"github.com/galleyfs/galley/sandbox/owner"
+	"github.com/galleyfs/galley/vm/images/imagestest"
 )
 
 // scriptDeadline is how long a script waits for an event.
@@ -39,16 +40,22 @@ const scriptDeadline = 60 * time.Second
 //	registry NAME                  sets NAME to the address of a registry with sample:1
 //	on-image SESSION DIR IMAGE     makes a session with a tree on an image, changed
 //	[!] same DIR DIR               compares two trees
+//	busybox FILE                   makes a tar with the files of an image
 //
-// and the condition [root].
+// and the conditions [root] and [machine], which can boot a virtual machine.
 func TestScript(t *testing.T) {
 	dir, bin := scriptBench(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", WorkdirRoot: dir, RequireUniqueNames: true,
 		Setup: func(env *testscript.Env) error { return setupScript(env, bin) },
 		Condition: func(cond string) (bool, error) {
-			if cond == "root" {
+			switch cond {
+			case "root":
 				return os.Geteuid() == 0, nil
+			case "machine":
+				_, qemu := exec.LookPath("qemu-system-x86_64")
+				_, busybox := exec.LookPath("busybox")
+				return qemu == nil && busybox == nil, nil
 			}
 			return false, fmt.Errorf("no condition %q", cond)
 		},
@@ -56,6 +63,12 @@ func TestScript(t *testing.T) {
 			"exits": scriptExits, "poll": pollScript, "capture": scriptCapture,
 			"unchanged": scriptUnchanged, "owner": scriptOwner, "killed": scriptKilled,
 			"registry": scriptRegistry, "on-image": scriptOnImage, "same": scriptSame,
+			"busybox": func(ts *testscript.TestScript, neg bool, args []string) {
+				if neg || len(args) != 1 {
+					ts.Fatalf("usage: busybox FILE")
+				}
+				ts.Check(os.Rename(imagestest.Busybox(t), ts.MkAbs(args[0])))
+			},
 		},
 	})
 }
@@ -94,6 +107,11 @@ func scriptBench(t *testing.T) (dir, bin string) {
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build galley: %v\n%s", err, out)
+	}
+	cmd = exec.Command("go", "build", "-o", filepath.Join(bin, "galley-guest"), "../galley-guest")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build galley-guest: %v\n%s", err, out)
 	}
 	return dir, bin
 }

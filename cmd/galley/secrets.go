@@ -16,7 +16,7 @@ import (
 
 // sandboxFlag chooses where tools and commands land.
 func sandboxFlag() cli.Flag {
-	return &cli.StringFlag{Name: "sandbox", Value: "local", Usage: "where it runs: local (programs of this machine) or virtual (Galley's own bash, no process at all); `KIND`"}
+	return &cli.StringFlag{Name: "sandbox", Value: "local", Usage: "where it runs: local (programs of this machine), virtual (Galley's own bash, no process at all) or microvm (an image in a virtual machine); `KIND`"}
 }
 
 // secretFlag gives what runs a secret.
@@ -25,21 +25,24 @@ func secretFlag() cli.Flag {
 }
 
 // more reads the options that say where it runs, and with which secrets.
-func (o *sandboxOptions) more(c *cli.Context, e *env) error {
+func (o *sandboxOptions) more(c *cli.Context, e *env) (err error) {
+	if o.guest, err = guestOf(c, e); err != nil {
+		return err
+	}
 	switch kind := c.String("sandbox"); kind {
 	case "local":
-	case "virtual":
-		o.virtual = true
+	case "virtual", "microvm":
+		o.virtual = kind == "virtual"
 		for _, name := range []string{"allow-socket", "cache"} {
 			if len(c.StringSlice(name)) > 0 {
-				return usagef(c, "--%s is for the local sandbox; the virtual one reaches nothing of the host", name)
+				return usagef(c, "--%s is for the local sandbox; the %s one reaches nothing of the host", name, kind)
 			}
 		}
 		if o.hostTmp || o.writeback {
-			return usagef(c, "--host-tmp and --writeback are for the local sandbox; the virtual one reaches nothing of the host")
+			return usagef(c, "--host-tmp and --writeback are for the local sandbox; the %s one reaches nothing of the host", kind)
 		}
 	default:
-		return usagef(c, "--sandbox %q: expected local or virtual", kind)
+		return usagef(c, "--sandbox %q: expected local, virtual or microvm", kind)
 	}
 	for _, spec := range c.StringSlice("secret") {
 		name, from, given := strings.Cut(spec, "=")

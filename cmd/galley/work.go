@@ -13,6 +13,7 @@ import (
 	"github.com/galleyfs/galley/review"
 	"github.com/galleyfs/galley/review/commit"
 	"github.com/galleyfs/galley/sandbox/local"
+	"github.com/galleyfs/galley/sandbox/microvm"
 	"github.com/galleyfs/galley/sandbox/owner"
 	"github.com/galleyfs/galley/sandbox/redact"
 	"github.com/galleyfs/galley/snapshots"
@@ -21,8 +22,11 @@ import (
 // work runs a command in a sandbox that shows the session's trees, seals when
 // it has ended, and says what the session holds.
 func (e *env) work(ctx context.Context, sess *snapshots.Session, o runOptions, command []string) error {
-	if o.sandbox.virtual {
+	switch {
+	case o.sandbox.virtual:
 		return e.workVirtual(ctx, sess, o, command)
+	case o.sandbox.guest.on:
+		return e.workGuest(ctx, sess, o, command)
 	}
 	client, err := owner.Ensure(ctx, sess, owner.Options{Log: e.log})
 	if err != nil {
@@ -45,7 +49,11 @@ func (e *env) around(ctx context.Context, sess *snapshots.Session, ctrl owner.Co
 	cause := snapshots.Cause{Kind: snapshots.CauseCommand, Text: text, Start: time.Now()}
 	res, runErr := run()
 	if errors.Is(runErr, local.ErrDirectory) {
-		return withHint(&notStarted{runErr}, "the session may have removed it; start in a directory that is there, such as "+sess.Trees()[0].Mount,
+		place := sess.Trees()[0].Mount
+		if o.sandbox.guest.on {
+			place = microvm.Workdir
+		}
+		return withHint(&notStarted{runErr}, "the session may have removed it; start in a directory that is there, such as "+place,
 			"galley diff --name-status lists what the session changed")
 	}
 	if runErr != nil && res.Code != exitMissing && res.Code != exitCannot {
