@@ -27,7 +27,6 @@ package_of() {
 	fio) echo fio ;;
 	skopeo | umoci | mmdebstrap) echo "$1" ;;
 	busybox) echo busybox-static ;;
-	busybox) echo busybox-static ;;
 	qemu-system-x86_64) echo qemu-system-x86 seabios ;;
 	*) die "no package is known for the command $1" ;;
 	esac

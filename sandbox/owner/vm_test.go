@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -176,6 +177,31 @@ func TestStopMachine(t *testing.T) {
 	if _, err := b.DialVM(t.Context()); !errors.Is(err, snapshots.ErrNotFound) {
 		t.Errorf("dial it: %v", err)
 	}
+}
+
+// A detached machine that nobody speaks with ends after its time, and the owner
+// with it.
+func TestIdleMachineEnds(t *testing.T) {
+	sess := guestSession(t)
+	a := ensure(t, sess, "first")
+	r := machineOf(t)
+	r.Detach, r.Idle = true, 300*time.Millisecond
+	st, err := a.StartVM(t.Context(), r)
+	check(t, err)
+	if !st.Detached || st.Idle != r.Idle {
+		t.Errorf("status %+v", st)
+	}
+	waitGone(t, st.PID)
+	if st := waitEnded(t, a); st.Exit == nil || !st.Exit.OK() {
+		t.Errorf("ended: %+v", st)
+	}
+	last, err := LastVM(sess)
+	check(t, err)
+	if last.Config.Memory != r.Config.Memory || !last.Detach || last.Setup.Hostname != "test" {
+		t.Errorf("recorded %+v", last)
+	}
+	check(t, a.Close())
+	waitGone(t, a.PID())
 }
 
 // What cannot be started says why, and leaves nothing.

@@ -128,14 +128,20 @@ func (d *Driver) Start(ctx context.Context, c vm.Config) (vm.Machine, error) {
 func (d *Driver) installation() (*installation, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.found == nil {
-		q, err := find(d.opt.Exe)
-		if err != nil {
-			return nil, err
-		}
-		d.found = q
+	if d.found != nil {
+		return d.found, nil
 	}
-	return d.found, nil
+	exe, err := resolve(d.opt.Exe)
+	if err != nil {
+		return nil, err
+	}
+	if d.found = d.remembered(exe); d.found != nil {
+		return d.found, nil
+	}
+	if d.found, err = find(exe); err == nil {
+		d.remember(d.found)
+	}
+	return d.found, err
 }
 
 // installation is a QEMU of the host and what it loads.
@@ -147,11 +153,11 @@ type installation struct {
 	firmware  map[string]string // file by name
 }
 
-// find looks for QEMU and what a machine needs of it.
-func find(exe string) (*installation, error) {
+// resolve is the path of QEMU's program, without links.
+func resolve(exe string) (string, error) {
 	if exe == "" {
 		if exe = lookUp(); exe == "" {
-			return nil, &vm.Missing{What: program + " is not installed", Fix: packages.Install()}
+			return "", &vm.Missing{What: program + " is not installed", Fix: packages.Install()}
 		}
 	}
 	real, err := filepath.Abs(exe)
@@ -159,13 +165,18 @@ func find(exe string) (*installation, error) {
 		real, err = filepath.EvalSymlinks(real)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, &vm.Missing{What: exe + " is not there", Fix: packages.Install()}
+		return "", &vm.Missing{What: exe + " is not there", Fix: packages.Install()}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("find QEMU: %w", err)
+		return "", fmt.Errorf("find QEMU: %w", err)
 	}
-	exe = real
+	return real, nil
+}
+
+// find looks for what a machine needs of the QEMU at exe.
+func find(exe string) (*installation, error) {
 	q := &installation{exe: exe}
+	var err error
 	if q.version, err = versionOf(exe); err != nil {
 		return nil, err
 	}
@@ -173,8 +184,10 @@ func find(exe string) (*installation, error) {
 	if q.libraries, err = jail.Libraries(append([]string{exe}, q.modules...)...); err != nil {
 		return nil, err
 	}
-	q.firmware, err = firmwareOf(exe)
-	return q, err
+	if q.firmware, err = firmwareOf(exe); err != nil {
+		return nil, err
+	}
+	return q, nil
 }
 
 // lookUp finds QEMU in $PATH, or where it usually is, for a process that has
