@@ -193,7 +193,7 @@ func (m *machine) watchIdle() {
 		m.quiet.Stop()
 		m.quiet = nil
 	}
-	if m.detached && m.idle > 0 && len(m.holders) == 0 && m.streams == 0 {
+	if m.phase == Running && m.detached && m.idle > 0 && len(m.holders) == 0 && m.streams == 0 {
 		m.quiet = time.AfterFunc(m.idle, func() { m.endIdle() })
 	}
 }
@@ -231,6 +231,7 @@ func (m *machine) run() {
 		m.s.mu.Lock()
 		if m.phase == Starting {
 			m.phase = Running
+			m.watchIdle()
 		}
 		m.s.mu.Unlock()
 		if err := keepVM(m.s.sess, m.want); err != nil {
