@@ -184,10 +184,15 @@ type treePath struct {
 // operand is a path on the host, relative to the current directory or
 // absolute, whether or not anything is there; the tree whose root lies nearest
 // above it has it. Symbolic links are followed in the directory part up to the
-// tree's root only: below it the words name what the session has there.
+// tree's root only: below it the words name what the session has there. What lies
+// in a tree on an image, which has no place on the host, is given as TREE:PATH.
 func resolvePaths(trees []snapshots.TreeSpec, operands []string) ([]treePath, error) {
 	var out []treePath
 	for _, o := range operands {
+		if p, ok := inImage(trees, o); ok {
+			out = append(out, p)
+			continue
+		}
 		abs, err := filepath.Abs(o)
 		if err != nil {
 			return nil, fmt.Errorf("resolve %q: %w", o, err)
@@ -201,11 +206,22 @@ func resolvePaths(trees []snapshots.TreeSpec, operands []string) ([]treePath, er
 	return out, nil
 }
 
+// inImage reads TREE:PATH, for a tree on an image.
+func inImage(trees []snapshots.TreeSpec, operand string) (treePath, bool) {
+	name, path, ok := strings.Cut(operand, ":")
+	for _, t := range trees {
+		if ok && t.OnImage() && t.Name == name {
+			return treePath{name, strings.TrimPrefix(filepath.Clean("/"+path), "/")}, true
+		}
+	}
+	return treePath{}, false
+}
+
 func treeHints(trees []snapshots.TreeSpec) []string {
 	var out []string
 	for _, t := range trees {
 		if t.OnImage() {
-			out = append(out, fmt.Sprintf("tree %s is image %s", t.Name, safeLine(t.Image.Name)))
+			out = append(out, fmt.Sprintf("tree %s is image %s; %s:PATH is in it", t.Name, safeLine(t.Image.Name), t.Name))
 			continue
 		}
 		out = append(out, fmt.Sprintf("tree %s is %s", t.Name, t.Mount))
