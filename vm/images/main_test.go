@@ -30,6 +30,9 @@ import (
 
 func TestMain(m *testing.M) {
 	unix.Umask(0)
+	if spec := os.Getenv(killedAt); spec != "" {
+		os.Exit(importAndDie(spec))
+	}
 	os.Exit(m.Run())
 }
 
