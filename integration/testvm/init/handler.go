@@ -42,6 +42,8 @@ func (h *handler) do(r testvm.Request) (out testvm.Reply, err error) {
 		return bench(r)
 	case "mount": // Args: type, data
 		err = unix.Mount(r.To, r.Path, r.Args[0], uintptr(r.N), r.Args[1])
+	case "unmount":
+		err = unix.Unmount(r.Path, unix.MNT_DETACH)
 	case "read":
 		out.Data, err = os.ReadFile(r.Path)
 	case "write":
