@@ -16,7 +16,7 @@ func (r *rawFS) Mknod(_ <-chan struct{}, in *fuse.MknodIn, name string, out *fus
 	if st != fuse.OK {
 		return st
 	}
-	n, a, err := r.face.Mknod(p, name, in.Mode, uint64(in.Rdev), caller(&in.InHeader))
+	n, a, err := r.face.Mknod(p, name, in.Mode, uint64(in.Rdev), r.caller(&in.InHeader))
 	return r.made(out, p, n, &a, err)
 }
 
@@ -27,7 +27,7 @@ func (r *rawFS) Mkdir(_ <-chan struct{}, in *fuse.MkdirIn, name string, out *fus
 	if st != fuse.OK {
 		return st
 	}
-	n, a, err := r.face.Mkdir(p, name, in.Mode, caller(&in.InHeader))
+	n, a, err := r.face.Mkdir(p, name, in.Mode, r.caller(&in.InHeader))
 	return r.made(out, p, n, &a, err)
 }
 
@@ -44,7 +44,7 @@ func (r *rawFS) Symlink(_ <-chan struct{}, h *fuse.InHeader, target, name string
 	if len(target) >= unix.PathMax {
 		return errNameTooLong
 	}
-	n, a, err := r.face.Symlink(p, name, target, caller(h))
+	n, a, err := r.face.Symlink(p, name, target, r.caller(h))
 	return r.made(out, p, n, &a, err)
 }
 
@@ -65,7 +65,7 @@ func (r *rawFS) Create(_ <-chan struct{}, in *fuse.CreateIn, name string, out *f
 	if st != fuse.OK {
 		return st
 	}
-	n, a, err := r.face.Create(p, name, in.Mode, caller(&in.InHeader))
+	n, a, err := r.face.Create(p, name, in.Mode, r.caller(&in.InHeader))
 	if status(err) == errExist && in.Flags&unix.O_EXCL == 0 {
 		// Another face made it since the kernel's lookup.
 		n, a, err = r.openExisting(p, name, in)
@@ -98,7 +98,7 @@ func (r *rawFS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOu
 	if p == nil {
 		return errStale
 	}
-	n, a, err := r.face.Tmpfile(p, in.Mode, caller(&in.InHeader))
+	n, a, err := r.face.Tmpfile(p, in.Mode, r.caller(&in.InHeader))
 	if err != nil {
 		return status(err)
 	}

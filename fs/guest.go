@@ -30,6 +30,11 @@ const GuestIDBits = 48
 // where the mtime alone would not show a change, the first answer after it has
 // an mtime that is off by a nanosecond.
 //
+// Owners are the guest's own, as they come. Where the host can store one alone (a
+// server without root, and a tree whose record keeps none), that one is the
+// guest's root, everything that is made belongs to it, and giving a file to
+// another fails with EPERM.
+//
 // Requests are those of several goroutines; [Guest.Reset] and [Guest.Close] must
 // not be called while any is under way.
 type Guest struct{ raw *rawFS }
@@ -39,6 +44,9 @@ type guest struct {
 	base    uint64 // in front of every node id
 	changed func(Changes)
 	ready   chan struct{} // closed when the face is known
+	// one: the host can store one owner alone.
+	one   bool
+	owner fuse.Owner
 }
 
 // Changes are points of a tree that changed in another way than by requests of
@@ -83,6 +91,8 @@ func NewGuest(src Source, o GuestOptions) (*Guest, error) {
 		return nil, fmt.Errorf("serve a guest: %w", err)
 	}
 	raw.face, raw.nodes = face, newTable(face.Root())
+	raw.guest.one = face.OneOwner()
+	raw.guest.owner = fuse.Owner{Uid: uint32(unix.Geteuid()), Gid: uint32(unix.Getegid())}
 	close(raw.guest.ready)
 	return &Guest{raw}, nil
 }
@@ -128,6 +138,45 @@ func (g *Guest) Reset() {
 
 // Close detaches the face.
 func (g *Guest) Close() { g.raw.face.Detach() }
+
+// nobody is what the guest is shown of owners that it has no name for, as in user
+// namespaces.
+const nobody = 65534
+
+// show makes an owner what the guest is shown of it: the one that the host can
+// store is the guest's root.
+func (g *guest) show(o *fuse.Owner) {
+	if !g.one {
+		return
+	}
+	one := func(id, own uint32) uint32 {
+		if id == own {
+			return 0
+		}
+		return nobody
+	}
+	o.Uid, o.Gid = one(o.Uid, g.owner.Uid), one(o.Gid, g.owner.Gid)
+}
+
+// store makes a change of owner what the host can store, or refuses it.
+func (g *guest) store(set *overlay.SetAttr) fuse.Status {
+	if !g.one {
+		return fuse.OK
+	}
+	for _, id := range []struct {
+		want *uint32
+		own  uint32
+	}{{set.UID, g.owner.Uid}, {set.GID, g.owner.Gid}} {
+		if id.want == nil {
+			continue
+		}
+		if *id.want != 0 {
+			return fuse.EPERM
+		}
+		*id.want = id.own
+	}
+	return fuse.OK
+}
 
 // told is what a guest's kernel was told last of a node.
 type told struct {

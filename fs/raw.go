@@ -84,7 +84,11 @@ func (r *rawFS) parent(id uint64, name string) (*overlay.Node, fuse.Status) {
 	return n, fuse.OK
 }
 
-func caller(h *fuse.InHeader) overlay.Caller {
+// caller is who a request is made for.
+func (r *rawFS) caller(h *fuse.InHeader) overlay.Caller {
+	if r.guest != nil && r.guest.one {
+		return overlay.Caller{UID: r.guest.owner.Uid, GID: r.guest.owner.Gid}
+	}
 	return overlay.Caller{UID: h.Uid, GID: h.Gid}
 }
 
@@ -126,6 +130,7 @@ func (r *rawFS) entry(out *fuse.EntryOut, parent, n *overlay.Node, a *overlay.At
 	}
 	if r.guest != nil {
 		out.NodeId |= r.guest.base
+		r.guest.show(&out.Attr.Owner)
 		if r.tell(id, &out.Attr) {
 			attrValid = 0
 		}
@@ -203,8 +208,11 @@ func (r *rawFS) attr(out *fuse.AttrOut, n *overlay.Node, a *overlay.Attr) {
 	if r.past != nil {
 		out.Attr.Ino = r.past.ino(a.Ino)
 	}
-	if r.guest != nil && r.tell(r.nodes.id(n), &out.Attr) {
-		valid = 0
+	if r.guest != nil {
+		r.guest.show(&out.Attr.Owner)
+		if r.tell(r.nodes.id(n), &out.Attr) {
+			valid = 0
+		}
 	}
 	out.SetTimeout(valid)
 }
@@ -217,6 +225,9 @@ func (r *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 		return errStale
 	}
 	set, st := setAttr(in, n)
+	if st == fuse.OK && r.guest != nil {
+		st = r.guest.store(&set)
+	}
 	if st != fuse.OK {
 		return st
 	}

@@ -71,6 +71,10 @@ func (t *Tree) mayGiveAway() bool {
 	return err == nil
 }
 
+// OneOwner reports whether this process can make files of no owner but its own,
+// and the tree's record keeps no other either.
+func (f *Face) OneOwner() bool { return !f.t.keep && unix.Geteuid() != 0 }
+
 // keptFrom is what is kept of a copy of a node that had attributes a, and of
 // which old was kept.
 func (t *Tree) keptFrom(a *Attr, old *kept) *kept {

@@ -189,7 +189,7 @@ func (s *share) hostWrite(name, content string) {
 	defer s.host.Forget(p, 1)
 	n, _, err := s.host.Lookup(p, base)
 	if errors.Is(err, unix.ENOENT) {
-		n, _, err = s.host.Create(p, base, unix.S_IFREG|0o644, overlay.Caller{})
+		n, _, err = s.host.Create(p, base, unix.S_IFREG|0o644, overlay.Caller{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())})
 	}
 	must(s.t, err)
 	defer s.host.Forget(n, 1)

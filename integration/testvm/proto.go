@@ -11,6 +11,7 @@ type Request struct {
 	Path string   `json:",omitempty"`
 	To   string   `json:",omitempty"` // of what has two paths
 	Args []string `json:",omitempty"`
+	Env  []string `json:",omitempty"`
 	Root string   `json:",omitempty"` // of a program: it runs in there
 	Data []byte   `json:",omitempty"`
 	Off  int64    `json:",omitempty"`

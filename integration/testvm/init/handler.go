@@ -172,6 +172,7 @@ func run(r testvm.Request) (out testvm.Reply, err error) {
 	cmd := exec.Command(r.Args[0], r.Args[1:]...)
 	cmd.Dir = r.Path
 	cmd.Env = []string{"PATH=/usr/bin:/bin:/usr/sbin:/sbin", "HOME=/tmp", "LANG=C.UTF-8", "GUEST_DIR=" + r.To}
+	cmd.Env = append(cmd.Env, r.Env...)
 	if r.Root != "" {
 		cmd.SysProcAttr = &unix.SysProcAttr{Chroot: r.Root}
 	}
