@@ -154,6 +154,7 @@ func (r *rawFS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32,
 	if st := span(in.Offset, uint64(len(data))); st != fuse.OK {
 		return 0, st
 	}
+	defer r.wrote(in.NodeId)
 	kill := in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0
 	done, err := 0, error(nil)
 	switch {
@@ -224,6 +225,7 @@ func (r *rawFS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	if st := span(in.Offset, in.Length); st != fuse.OK {
 		return errTooBig
 	}
+	defer r.wrote(in.NodeId)
 	return status(r.face.Fallocate(n, in.Mode, int64(in.Offset), int64(in.Length)))
 }
 
@@ -245,6 +247,7 @@ func (r *rawFS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (uint
 	if span(in.OffIn, size) != fuse.OK || span(in.OffOut, size) != fuse.OK {
 		return 0, errTooBig
 	}
+	defer r.wrote(in.NodeIdOut)
 	done, err := r.face.CopyRange(src, int64(in.OffIn), dst, int64(in.OffOut), int64(size))
 	if err != nil && done == 0 {
 		return 0, status(err)

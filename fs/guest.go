@@ -183,10 +183,16 @@ type told struct {
 	mtime, ctime stamp
 	// shift is how many nanoseconds were added to the mtime.
 	shift uint32
+	// any: something was told.
+	any bool
+	// fresh: when it was told of this ctime the mtime moved, so that it has
+	// no older pages than those of this ctime, and has not written since.
+	fresh bool
 	// early: that was so soon after the ctime that a later change may have
 	// the same.
 	early bool
-	// stale: something changed since that the mtime may not show.
+	// stale: something changed by another way than the guest. The news of it
+	// may come after an answer that showed it.
 	stale bool
 }
 
@@ -205,11 +211,13 @@ const tick = 20 * time.Millisecond
 func (r *rawFS) tell(id uint64, a *fuse.Attr) (altered bool) {
 	now := told{
 		mtime: stamp{a.Mtime, a.Mtimensec}, ctime: stamp{a.Ctime, a.Ctimensec},
+		any:   true,
 		early: time.Since(time.Unix(int64(a.Ctime), int64(a.Ctimensec))) < tick,
 	}
 	dir := a.Mode&unix.S_IFMT == unix.S_IFDIR
 	r.nodes.withTold(id, func(t *told) {
-		same := t.mtime == now.mtime
+		same := t.any && t.mtime == now.mtime
+		now.fresh = !same || t.fresh && t.ctime == now.ctime
 		switch {
 		case dir && same:
 			// A directory's times are those of one layer, and names may
@@ -219,11 +227,9 @@ func (r *rawFS) tell(id uint64, a *fuse.Attr) (altered bool) {
 			if t.stale {
 				now.shift++
 			}
-		case same && t.stale && (t.early || t.ctime != now.ctime):
-			// A file that has the ctime of which the guest was told is as it
-			// was then.
+		case same && t.stale && (t.early || !now.fresh):
 			now.shift = 1 - t.shift
-			altered = true
+			now.fresh, altered = true, true
 		}
 		*t = now
 	})
@@ -234,6 +240,14 @@ func (r *rawFS) tell(id uint64, a *fuse.Attr) (altered bool) {
 // staleGuest makes the guest drop pages or listing of a node at its next look.
 func (r *rawFS) staleGuest(id uint64) {
 	r.nodes.withTold(id, func(t *told) { t.stale = true })
+}
+
+// wrote notes that the guest has written to a file: what it was told of it is not
+// what it has.
+func (r *rawFS) wrote(id uint64) {
+	if r.guest != nil {
+		r.nodes.withTold(id, func(t *told) { t.fresh = false })
+	}
 }
 
 // notifyGuest notes what changed, and passes it on to whoever can tell the
