@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 export PATH="$PATH:/usr/sbin:/sbin"
 need_go
-need_packages git sqlite3 npm rsync fuse-overlayfs fusermount3 setpriv mkfs.xfs
+need_packages git sqlite3 npm rsync fuse-overlayfs fusermount3 setpriv mkfs.xfs rg
 ready_fuse
 [ "$(id -u)" = 0 ] || die "needs root, to mount, to drop caches, and to work as an ordinary user for half of the rows"
 ready_user

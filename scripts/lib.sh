@@ -25,6 +25,7 @@ package_of() {
 	mkfs.ext4) echo e2fsprogs ;;
 	mkfs.xfs) echo xfsprogs ;;
 	fio) echo fio ;;
+	rg) echo ripgrep ;;
 	skopeo | umoci | mmdebstrap) echo "$1" ;;
 	busybox) echo busybox-static ;;
 	qemu-system-x86_64) echo qemu-system-x86 seabios ;;

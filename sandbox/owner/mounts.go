@@ -68,7 +68,7 @@ func (s *server) fuse(p *peer, r request, fd int) (Mount, error) {
 		opt.Changed = func(pid uint32, path func() string) { s.changed.note(m, pid, path) }
 	}
 	if want.Snapshot == 0 && want.Host == "" {
-		who := &acting{live: s.live}
+		who := &acting{live: s.live, mount: m}
 		if want.Private {
 			who.within = p.state.PID
 		}

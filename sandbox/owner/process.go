@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/galleyfs/galley/snapshots"
 )
 
@@ -21,7 +23,9 @@ type acting struct {
 	// within is the process below which those of a private mount's namespace
 	// are found; 0 where the numbers are this process's own.
 	within int
-	last   atomic.Uint64 // the round and number asked for last
+	// mount says by which /proc they are found directly, once that is known.
+	mount *served
+	last  atomic.Uint64 // the round and number asked for last
 
 	mu    sync.Mutex
 	round uint64
@@ -53,6 +57,9 @@ func (a *acting) acts(pid uint32) {
 // find says what is known of a thread's process. It waits for the answer to its
 // request, so that it is there.
 func (a *acting) find(pid int) snapshots.Process {
+	if f := a.mount.proc.Load(); f != nil {
+		return found(int(f.Fd()), pid)
+	}
 	if a.within == 0 {
 		st := readStatus(strconv.Itoa(pid))
 		return st.process(pid)
@@ -78,6 +85,34 @@ func (a *acting) find(pid int) snapshots.Process {
 		}
 	}
 	return snapshots.Process{PID: pid}
+}
+
+// found is the process of a thread by the /proc that numbers it so.
+func found(proc, pid int) snapshots.Process {
+	st := statusAt(proc, pid)
+	p := snapshots.Process{PID: pid, Name: st.name}
+	if st.group != 0 && st.group != pid {
+		p.PID = st.group
+		if g := statusAt(proc, st.group); g.name != "" {
+			p.Name = g.name
+		}
+	}
+	return p
+}
+
+// statusAt is readStatus below the descriptor of a /proc.
+func statusAt(proc, pid int) *procStatus {
+	fd, err := unix.Openat(proc, strconv.Itoa(pid)+"/status", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &procStatus{}
+	}
+	defer unix.Close(fd)
+	buf := make([]byte, 8<<10) // which is all of it, but for a very long list of groups
+	n, err := unix.Read(fd, buf)
+	if err != nil {
+		return &procStatus{}
+	}
+	return parseStatus(buf[:n])
 }
 
 // procStatus is what /proc tells of a thread.
@@ -107,11 +142,15 @@ func (s *procStatus) process(pid int) snapshots.Process {
 
 // readStatus reads /proc/PATH/status; all is empty where it cannot.
 func readStatus(path string) *procStatus {
-	s := &procStatus{}
 	text, err := os.ReadFile(filepath.Join("/proc", path, "status"))
 	if err != nil {
-		return s
+		return &procStatus{}
 	}
+	return parseStatus(text)
+}
+
+func parseStatus(text []byte) *procStatus {
+	s := &procStatus{}
 	for line := range strings.Lines(string(text)) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":\t")
 		switch key {

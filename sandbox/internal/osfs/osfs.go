@@ -213,18 +213,26 @@ func (FS) Remove(p string) error {
 }
 
 // CopyMeta is [files.FS.CopyMeta]. The owner goes first: changing it clears
-// mode bits.
+// mode bits. What is so already is not asked for: in a view each is a request.
 func (FS) CopyMeta(from, to string) error {
-	var st unix.Stat_t
+	var st, now unix.Stat_t
 	if err := unix.Lstat(from, &st); err != nil {
 		return err
 	}
-	err := unix.Lchown(to, int(st.Uid), int(st.Gid))
-	if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) {
+	if err := unix.Lstat(to, &now); err != nil {
 		return err
 	}
-	if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
-		return err
+	if now.Uid != st.Uid || now.Gid != st.Gid {
+		err := unix.Lchown(to, int(st.Uid), int(st.Gid))
+		if err != nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+		now.Mode = ^st.Mode
+	}
+	if now.Mode&0o7777 != st.Mode&0o7777 {
+		if err := unix.Chmod(to, st.Mode&0o7777); err != nil {
+			return err
+		}
 	}
 	return copyXattrs(from, to)
 }
