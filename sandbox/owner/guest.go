@@ -24,8 +24,9 @@ const (
 	// syncTimeout is how long a guest may take to write back what it holds
 	// before a seal or a rollback, which then goes on without.
 	syncTimeout = 5 * time.Second
-	// invalidateTimeout is the same for looking again at what changed.
-	invalidateTimeout = 10 * time.Second
+	// invalidateTimeout is how long whoever changed something waits for the
+	// guest to look again.
+	invalidateTimeout = 5 * time.Second
 	// mountTimeout bounds a mount at run time.
 	mountTimeout = 15 * time.Second
 )
@@ -119,7 +120,10 @@ func (m *machine) placeOf(t snapshots.TreeSpec) string {
 
 // changed has the guest look again at what changed in a tree by another way
 // than its own. There is no notification in virtio-fs; what the agent is not
-// told, the guest sees when its caches time out, within a second.
+// told, the guest sees when its caches time out, within a second. Whoever made
+// the change waits for the guest, but not for long, and not at all for one that
+// has not answered before; that one is told to look at the whole tree when it
+// does.
 func (m *machine) changed(tree string, c fs.Changes) {
 	select {
 	case <-m.ready:
@@ -129,16 +133,54 @@ func (m *machine) changed(tree string, c fs.Changes) {
 	if m.err != nil {
 		return
 	}
-	var r guest.Invalidate
-	if place, ok := m.guestPlace(tree); ok && !c.All {
-		for _, p := range c.Paths {
-			r.Paths = append(r.Paths, path.Join(place, p))
-		}
+	m.s.mu.Lock()
+	silent := m.syncing
+	if _, busy := m.telling[tree]; busy {
+		m.telling[tree] = true
+		m.s.mu.Unlock()
+		return
 	}
-	ctx, cancel := context.WithTimeout(m.ctx, invalidateTimeout)
-	defer cancel()
-	if err := m.agent.Invalidate(ctx, r); err != nil && m.ctx.Err() == nil {
-		m.s.log.Warn("the guest was not told of changes", "tree", tree, "paths", len(c.Paths), "error", err)
+	m.telling[tree] = false
+	m.s.mu.Unlock()
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		m.tell(tree, c)
+	}()
+	if silent {
+		return
+	}
+	timer := time.NewTimer(invalidateTimeout)
+	defer timer.Stop()
+	select {
+	case <-told:
+	case <-timer.C:
+		m.s.log.Warn("the guest has not yet looked again at what changed", "tree", tree)
+	}
+}
+
+// tell tells the guest of changes in a tree, and of all that come meanwhile.
+func (m *machine) tell(tree string, c fs.Changes) {
+	for {
+		var r guest.Invalidate
+		if place, ok := m.guestPlace(tree); ok && !c.All {
+			for _, p := range c.Paths {
+				r.Paths = append(r.Paths, path.Join(place, p))
+			}
+		}
+		if err := m.agent.Invalidate(m.ctx, r); err != nil && m.ctx.Err() == nil {
+			m.s.log.Warn("the guest was not told of changes", "tree", tree, "paths", len(c.Paths), "error", err)
+		}
+		m.s.mu.Lock()
+		again := m.telling[tree]
+		if !again || m.ctx.Err() != nil {
+			delete(m.telling, tree)
+			m.s.mu.Unlock()
+			return
+		}
+		m.telling[tree] = false
+		m.s.mu.Unlock()
+		c = fs.Changes{All: true}
 	}
 }
 

@@ -59,8 +59,11 @@ type machine struct {
 	probe  vm.Probe
 
 	// Protected by the server's mu.
-	phase    Phase
-	syncing  bool // the guest has been asked to, and has not answered
+	phase   Phase
+	syncing bool // the guest has been asked to, and has not answered
+	// telling are the trees of whose changes the guest is being told; true
+	// if more has changed meanwhile.
+	telling  map[string]bool
 	holders  map[*peer]struct{}
 	detached bool
 	idle     time.Duration
@@ -140,7 +143,7 @@ func newMachine(s *server, r VM) *machine {
 	m := &machine{
 		s: s, want: r, since: time.Now(), phase: Starting,
 		ready: make(chan struct{}), done: make(chan struct{}),
-		holders: map[*peer]struct{}{}, mounts: map[string]guestTree{},
+		holders: map[*peer]struct{}{}, mounts: map[string]guestTree{}, telling: map[string]bool{},
 	}
 	m.ctx, m.stop = context.WithCancelCause(context.Background())
 	return m

@@ -236,3 +236,64 @@ func TestMachineThatCannotStart(t *testing.T) {
 		})
 	}
 }
+
+// A guest that does not answer holds nobody up: a seal and a rollback go on
+// without what it holds, and the snapshot says so. When it answers again, it
+// sees what the rollback changed, through what it has open too.
+func TestSilentGuest(t *testing.T) {
+	sess := guestSession(t)
+	c := ensure(t, sess, "test")
+	st, err := c.StartVM(t.Context(), machineOf(t))
+	check(t, err)
+	before, err := c.Seal(t.Context(), snapshots.SealOptions{})
+	check(t, err)
+	if before.Cause.Unsynced != "" {
+		t.Errorf("the guest answered: %q", before.Cause.Unsynced)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*deadline)
+	defer cancel()
+	out := make(chan string, 16)
+	// It works in a directory that the rollback takes away, with a file open
+	// that is there before and after.
+	const line = `mkdir /data/dir; cd /data/dir; echo changed >/file; exec 3</file; echo begun; read go
+		ls / >/dev/null; cat <&3; cat /file; ls /data; echo over`
+	k, err := guest.NewClient(c.DialVM).Start(ctx, guest.Exec{Line: line, Stdin: true}, func(_ int, b []byte) { out <- string(b) })
+	check(t, err)
+	var said strings.Builder
+	waitSaid := func(want string) {
+		t.Helper()
+		for !strings.Contains(said.String(), want) {
+			select {
+			case s := <-out:
+				said.WriteString(s)
+			case <-ctx.Done():
+				t.Fatalf("the guest says %q, and never %q", said.String(), want)
+			}
+		}
+	}
+	waitSaid("begun\n")
+
+	check(t, unix.Kill(st.PID, unix.SIGSTOP))
+	begin := time.Now()
+	snap, err := c.Seal(ctx, snapshots.SealOptions{})
+	check(t, err)
+	if !strings.Contains(snap.Cause.Unsynced, "did not write back") {
+		t.Errorf("the seal says of the guest: %q", snap.Cause.Unsynced)
+	}
+	// The second does not wait for it again.
+	middle := time.Now()
+	_, err = c.Rollback(ctx, snapshots.Rollback{To: before.Number})
+	check(t, err)
+	t.Logf("the seal took %v, the rollback %v", middle.Sub(begin), time.Since(middle))
+	if took := time.Since(middle); took > syncTimeout {
+		t.Errorf("the rollback took %v", took)
+	}
+	check(t, unix.Kill(st.PID, unix.SIGCONT))
+
+	_, err = k.Write(ctx, []byte("go\n"))
+	check(t, err)
+	waitSaid("over\n")
+	if got := strings.TrimPrefix(said.String(), "begun\n"); got != "basebaseover\n" {
+		t.Errorf("after the rollback the guest sees %q", got)
+	}
+}
