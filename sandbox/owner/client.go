@@ -34,10 +34,24 @@ func newClient(ctx context.Context, conn *net.UnixConn, name, what string) (*Cli
 	go c.receive()
 	err := c.call(ctx, opHello, helloBody{Protocol: protocol, What: what}, -1, &c.peer)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = silence(conn, name, err)
+		}
 		_ = c.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// silence is the error of an owner that does not greet back: it is stopped, or
+// hangs.
+func silence(conn *net.UnixConn, name string, err error) error {
+	who := "its owner"
+	if cred, cerr := credentials(conn); cerr == nil && cred.Pid > 0 {
+		who = fmt.Sprintf("its owner, process %d,", cred.Pid)
+	}
+	return fmt.Errorf("session %s: %s does not answer: %w; nothing was asked of it; if it was stopped, let it go on, and if it hangs, kill it: what it had acknowledged stays",
+		name, who, err)
 }
 
 // receive hands responses to those who wait for them.

@@ -1,6 +1,7 @@
 package owner
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -218,4 +220,62 @@ func TestTreeAddedAtWorkIsReachedReadOnly(t *testing.T) {
 		}
 	}
 	t.Errorf("trees %+v", after.Trees)
+}
+
+// waitStopped waits until all threads of a process stand still.
+func waitStopped(t *testing.T, pid int) {
+	t.Helper()
+	until := time.Now().Add(deadline)
+	for {
+		files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+		check(t, err)
+		running := 0
+		for _, f := range files {
+			if b, err := os.ReadFile(f); err == nil && !strings.Contains(string(b), "State:\tT") {
+				running++
+			}
+		}
+		if running == 0 {
+			return
+		}
+		if time.Now().After(until) {
+			t.Fatalf("process %d is not stopped after %v", pid, deadline)
+		}
+		<-time.After(time.Millisecond)
+	}
+}
+
+// TestSilentOwner: what is asked of a session whose owner does not answer fails
+// after a time, says so, and changes nothing, also when the owner goes on.
+func TestSilentOwner(t *testing.T) {
+	sess := newSession(t)
+	c := ensure(t, sess, "user")
+	_, err := c.Seal(t.Context(), snapshots.SealOptions{Name: "one"})
+	check(t, err)
+	check(t, sess.Reload())
+	before, err := sess.History()
+	check(t, err)
+	check(t, unix.Kill(c.PID(), unix.SIGSTOP))
+	waitStopped(t, c.PID())
+	cont := func() { check(t, unix.Kill(c.PID(), unix.SIGCONT)) }
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	ctrl, err := Control(ctx, sess)
+	if err == nil {
+		_, err = ctrl.Rollback(ctx, snapshots.Rollback{})
+		_ = ctrl.Close()
+	}
+	cont()
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), fmt.Sprintf("process %d, does not answer", c.PID())) {
+		t.Errorf("a rollback: %v", err)
+	}
+	if _, err := c.Status(t.Context()); err != nil {
+		t.Errorf("the owner goes on: %v", err)
+	}
+	check(t, sess.Reload())
+	after, err := sess.History()
+	check(t, err)
+	if len(after) != len(before) {
+		t.Errorf("the history was %+v, and is %+v", before, after)
+	}
 }
