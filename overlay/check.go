@@ -53,7 +53,7 @@ func scanRecord(b []byte) (n int, header LayerID, err error) {
 
 // newProbe is a loader of nothing that is used.
 func newProbe() *loader {
-	t := &Tree{all: map[*Node]struct{}{}, inos: map[uint64]*Node{}, was: map[string]*wasVer{}, devices: map[uint64]uint32{}}
+	t := &Tree{all: map[*Node]struct{}{}, inos: map[uint64][]*Node{}, was: map[string]*wasVer{}, devices: map[uint64]uint32{}}
 	t.root = &Node{id: rootID, typ: unix.S_IFDIR, ino: rootID}
 	// Content in a layer that the record does not describe is not looked for.
 	return &loader{t: t, v: &view{}, met: map[LayerID]bool{}, byIno: map[uint64]*Node{}, born: map[*Node]string{}, lone: true}

@@ -84,7 +84,7 @@ func FuzzLoad(f *testing.F) {
 		}
 		tr := &Tree{
 			fs: hostfs.OS, base: base, fds: newFDCache(hostfs.OS, 8),
-			was: map[string]*wasVer{}, devices: map[uint64]uint32{}, all: map[*Node]struct{}{}, inos: map[uint64]*Node{}, byBase: map[HostID]*Node{},
+			was: map[string]*wasVer{}, devices: map[uint64]uint32{}, all: map[*Node]struct{}{}, inos: map[uint64][]*Node{}, byBase: map[HostID]*Node{},
 			hide: map[HostID]bool{}, nextIno: firstOwnIno, loaded: map[LayerID]bool{}, names: map[dent]bool{},
 		}
 		tr.setView(newView(Stack{Sealed: []Range{{1, 2}}, Active: 3}))

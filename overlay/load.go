@@ -447,6 +447,7 @@ func (ld *loader) identify(p *Node, path string) error {
 	}
 	p.bid, p.btime = hostID(&st), timeOf(st.Btime)
 	p.ino = t.baseIno(p.bid)
+	t.ownIno(p)
 	if t.byBase[p.bid] == nil {
 		t.byBase[p.bid] = p
 	}

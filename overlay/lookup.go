@@ -183,6 +183,8 @@ func (t *Tree) newBaseNode(dir *Node, name string, st *unix.Statx_t, alias bool)
 	n.ino = t.baseIno(n.bid)
 	if t.identify != nil {
 		t.identify(n)
+	} else {
+		t.ownIno(n)
 	}
 	if alias {
 		n.ino |= firstOwnIno << 1

@@ -245,6 +245,14 @@ func (t *Tree) baseDirent(n *Node, dirFD int, dev uint64, d hostfs.Dirent) (DirE
 		if known.bparent == n && known.bname == d.Name {
 			e.Node = known
 		}
+	} else if len(t.inos[e.Ino]) > 0 {
+		// The number may be another's that the session has.
+		var st unix.Statx_t
+		if t.fs.Stat(dirFD, d.Name, &st) == nil {
+			o := &Node{ino: e.Ino, typ: typ, hasBase: true, bid: hostID(&st), btime: timeOf(st.Btime)}
+			t.ownIno(o)
+			e.Ino = o.ino
+		}
 	}
 	return e, true, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -69,10 +70,11 @@ type Tree struct {
 	dirty    bool             // the active layer has changes
 	loaded   map[LayerID]bool // layers whose records are in memory
 	checked  []Range          // of layers that are all loaded
-	// inos are the nodes of all by their number. An object of the base whose
-	// number is another node's, because the host used it again, gets one made
-	// of its whole identity.
-	inos map[uint64]*Node
+	// inos are the nodes of all by their number, of which views of different
+	// layers may have several. An object of the base whose number is another
+	// node's, because the host used it again, gets one made of its whole
+	// identity.
+	inos map[uint64][]*Node
 	// identify gives an object of the base the identity that it has in another
 	// tree on the base; nil asks nobody.
 	identify func(*Node)
@@ -140,7 +142,9 @@ func (t *Tree) Stack() Stack {
 // Preconditions: mu is held, or nobody else knows t.
 func (t *Tree) remember(n *Node) {
 	t.all[n] = struct{}{}
-	t.inos[n.ino] = n
+	if same := t.inos[n.ino]; !slices.Contains(same, n) {
+		t.inos[n.ino] = append(same, n)
+	}
 }
 
 // disregard forgets a node that layers no longer know.
@@ -148,23 +152,32 @@ func (t *Tree) remember(n *Node) {
 // Preconditions: mu is held.
 func (t *Tree) disregard(n *Node) {
 	delete(t.all, n)
-	if t.inos[n.ino] == n {
+	same := slices.DeleteFunc(t.inos[n.ino], func(m *Node) bool { return m == n })
+	if len(same) == 0 {
 		delete(t.inos, n.ino)
+		return
 	}
+	t.inos[n.ino] = same
 }
 
 // ownIno gives n, an object of the base, a number of its own, if that of the
-// object is another node's.
+// object is another's that the session has: the host used it again. A record
+// could not tell the two apart. Only what the live view shows counts, so that
+// the answer does not depend on what else is in memory.
 //
-// Preconditions: mu is held.
+// Preconditions: mu is held, or nobody else knows t.
 func (t *Tree) ownIno(n *Node) {
-	other := t.inos[n.ino]
-	if other == nil || other == n || other.hasBase && other.bid == n.bid && other.btime == n.btime && other.typ == n.typ {
+	for _, other := range t.inos[n.ino] {
+		x := other.verIn(t.view)
+		if x == nil || x.flags&verGone != 0 || other == n ||
+			other.hasBase && other.bid == n.bid && other.btime == n.btime && other.typ == n.typ {
+			continue
+		}
+		h := fnv.New64a()
+		_ = binary.Write(h, binary.LittleEndian, [4]uint64{n.bid.Dev, n.bid.Ino, uint64(n.btime.Sec), uint64(n.btime.Nsec)})
+		n.ino = firstOwnIno<<1 | h.Sum64()&(firstOwnIno-1)
 		return
 	}
-	h := fnv.New64a()
-	_ = binary.Write(h, binary.LittleEndian, [4]uint64{n.bid.Dev, n.bid.Ino, uint64(n.btime.Sec), uint64(n.btime.Nsec)})
-	n.ino = firstOwnIno<<1 | h.Sum64()&(firstOwnIno-1)
 }
 
 // NextIno is one above all inode numbers that nodes of the tree's own got so
@@ -297,7 +310,7 @@ func Open(cfg Config, stack Stack) (*Tree, error) {
 		was:      make(map[string]*wasVer),
 		devices:  make(map[uint64]uint32),
 		all:      make(map[*Node]struct{}),
-		inos:     make(map[uint64]*Node),
+		inos:     make(map[uint64][]*Node),
 		goneDirs: make(map[*Node]Attr),
 		byBase:   make(map[HostID]*Node),
 		hide:     make(map[HostID]bool),
