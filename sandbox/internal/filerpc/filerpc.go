@@ -36,12 +36,12 @@ type head struct {
 
 const opCancel = "cancel"
 
-// Names of files need not be UTF-8. No answer has more elements than the
-// highest limit of a request asks for, each with a context of 200 lines.
+// Names of files need not be UTF-8. The elements of an answer are bounded by
+// twice the highest limit of a request: what a lie costs is memory for each.
 var (
 	encMode = must(cbor.EncOptions{Time: cbor.TimeRFC3339Nano}.EncMode())
 	decMode = must(cbor.DecOptions{
-		UTF8: cbor.UTF8DecodeInvalid, MaxNestedLevels: 16, MaxArrayElements: 1 << 24, MaxMapPairs: 64,
+		UTF8: cbor.UTF8DecodeInvalid, MaxNestedLevels: 16, MaxArrayElements: 2 * sandbox.MaxGrep, MaxMapPairs: 64,
 		IndefLength: cbor.IndefLengthForbidden,
 	}.DecMode())
 )

@@ -24,11 +24,19 @@ const (
 	vsockHost     = 2
 )
 
-// Main is the agent as the first process of a machine. It returns only when it
-// is not that.
+// underVariable names who started the agent in a machine whose first process is
+// not the agent: libkrun, which has one of its own.
+const underVariable = "GALLEY_GUEST"
+
+// Main is the agent as the first process of a machine, or its only one but for
+// that. It returns only when it is not that.
 func Main() error {
-	if os.Getpid() != 1 {
+	if os.Getpid() != 1 && os.Getenv(underVariable) != "krun" {
 		return errors.New("galley-guest is the first process of Galley's virtual machines, and nothing else")
+	}
+	// Orphans fall to this process, to be waited for.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become a subreaper: %w", err)
 	}
 	conn, err := boot()
 	if err == nil {
@@ -42,8 +50,13 @@ func Main() error {
 // boot mounts what the agent needs, loads modules and connects to the host.
 func boot() (net.Conn, error) {
 	for _, m := range []struct{ dir, fstype string }{{"/proc", "proc"}, {"/sys", "sysfs"}, {"/dev", "devtmpfs"}} {
-		if err := os.MkdirAll(m.dir, 0o755); err != nil && !errors.Is(err, unix.EROFS) {
-			return nil, err
+		if _, err := os.Stat(m.dir); err != nil {
+			if err := os.MkdirAll(m.dir, 0o755); err != nil {
+				return nil, err
+			}
+		}
+		if mounted(m.dir) {
+			continue
 		}
 		err := unix.Mount(m.fstype, m.dir, m.fstype, 0, "")
 		if err != nil && !errors.Is(err, unix.EBUSY) {
@@ -54,6 +67,13 @@ func boot() (net.Conn, error) {
 		return nil, err
 	}
 	return connect()
+}
+
+// mounted tells whether a file system stands at dir.
+func mounted(dir string) bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
+	return err == nil && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0
 }
 
 // loadModules loads the files that order lists, one a line.
