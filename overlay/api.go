@@ -111,6 +111,8 @@ type Config struct {
 	// modes that would keep its own user out. It has no effect where the process
 	// can give files to anybody.
 	KeepOwners bool
+	// KeepAlways does so also where the process can: tests use it.
+	KeepAlways bool
 	// UserXattr marks layers in "user.overlay." also where "trusted.overlay."
 	// could be used.
 	UserXattr bool

@@ -227,6 +227,9 @@ func (t *Tree) copyXattrs(srcDir int, src string, dstDir int, dst string) error 
 		return err
 	}
 	for _, name := range names {
+		if t.keep && keptXattr(name) {
+			continue // beside it: see kept
+		}
 		val, err := t.getXattr(srcDir, src, name)
 		if err == unix.ENODATA || err == unix.EPERM || err == unix.EACCES {
 			continue

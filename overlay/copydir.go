@@ -94,7 +94,10 @@ func (t *Tree) copyUpDir(n *Node) error {
 	if err := t.fs.Mkdir(t.scratchFD, tmp, 0o700); err != nil {
 		return err
 	}
-	err = t.copyMeta(src.fd, "", t.scratchFD, tmp, &a)
+	k, err := t.keptCopy(&a, keptOf(old), src.fd, "")
+	if err == nil {
+		err = t.copyMeta(src.fd, "", t.scratchFD, tmp, &a)
+	}
 	if err == nil {
 		err = t.keepTimes(parent, parent.verIn(t.view), func(dir int) error {
 			return t.fs.Rename(t.scratchFD, tmp, dir, name, unix.RENAME_NOREPLACE)
@@ -106,7 +109,7 @@ func (t *Tree) copyUpDir(n *Node) error {
 	}
 	x := &nodeVer{
 		layer: t.view.active, flags: verImplicit | verCtime, ctime: a.Ctime,
-		parent: parent, name: name, above: parent.verIn(t.view), nlink: 1, kept: t.keptFrom(&a, keptOf(old)),
+		parent: parent, name: name, above: parent.verIn(t.view), nlink: 1, kept: k,
 	}
 	n.setVer(x)
 	t.logNode(n, x)

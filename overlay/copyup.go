@@ -78,7 +78,7 @@ type source struct {
 	name string
 	base bool
 	st   unix.Statx_t // of the base's object
-	kept *kept        // beside the object
+	kept *kept        // beside the object; of a copy that is made, beside that
 }
 
 // open finds the content version y of n (nil: the base).
@@ -183,6 +183,9 @@ func (t *Tree) tryCopyUp(n *Node, x, y *nodeVer, w want) (bool, error) {
 	if err == nil {
 		err = t.copyMeta(src.dir.fd, src.name, at, name, &src.attr)
 	}
+	if err == nil {
+		src.kept, err = t.keptCopy(&src.attr, src.kept, src.dir.fd, src.name)
+	}
 	if err == nil && metaOnly {
 		err = t.fs.Setxattr(at, name, t.prefix+"metacopy", nil, 0)
 	}
@@ -267,7 +270,7 @@ func (t *Tree) install(n *Node, x, y *nodeVer, src *source, tmp string, metaOnly
 	}
 	v := &nodeVer{
 		layer: t.view.active, nlink: nlink, parent: names[0].dir, name: names[0].name, above: vers[0],
-		kept: t.keptFrom(&src.attr, src.kept),
+		kept: src.kept,
 	}
 	if metaOnly {
 		v.flags |= verMeta
@@ -359,7 +362,7 @@ func (t *Tree) installOrphan(n *Node, nlink uint32, src *source, tmp string) err
 	if err := t.fs.Rename(t.scratchFD, tmp, t.scratchFD, orphanName(n), 0); err != nil {
 		return err
 	}
-	n.setVer(&nodeVer{layer: t.view.active, flags: verOrphan | verGone, nlink: nlink, kept: t.keptFrom(&src.attr, src.kept)})
+	n.setVer(&nodeVer{layer: t.view.active, flags: verOrphan | verGone, nlink: nlink, kept: src.kept})
 	return nil
 }
 

@@ -88,6 +88,36 @@ func (t *Tree) keptFrom(a *Attr, old *kept) *kept {
 	return k
 }
 
+// keptCopy is keptFrom for a copy of what lies at (dir, name), which has the
+// extended attributes itself where nothing was kept of it.
+func (t *Tree) keptCopy(a *Attr, old *kept, dir int, name string) (*kept, error) {
+	k := t.keptFrom(a, old)
+	if k == nil || old != nil {
+		return k, nil
+	}
+	names, err := t.listXattrs(dir, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, attr := range names {
+		if !keptXattr(attr) {
+			continue
+		}
+		val, err := t.getXattr(dir, name, attr)
+		if err == unix.ENODATA || err == unix.EPERM || err == unix.EACCES {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if k.xattrs == nil {
+			k.xattrs = map[string]string{}
+		}
+		k.xattrs[attr] = string(val)
+	}
+	return k, nil
+}
+
 // keptOf is what is kept in version x, which may be nil.
 func keptOf(x *nodeVer) *kept {
 	if x == nil {

@@ -365,7 +365,7 @@ func (t *Tree) open() (err error) {
 	if err := t.clearScratch(); err != nil {
 		return err
 	}
-	t.keep = t.cfg.KeepOwners && !t.mayGiveAway()
+	t.keep = t.cfg.KeepAlways || t.cfg.KeepOwners && !t.mayGiveAway()
 	if t.view.active != 0 {
 		if err := t.startActive(); err != nil {
 			return err
@@ -498,7 +498,10 @@ func (t *Tree) startRoot(l LayerID) error {
 	defer t.fds.done(src)
 	x.prev = t.root.ver
 	t.root.ver = x
-	x.kept = t.keptFrom(&a, keptOf(old))
+	if x.kept, err = t.keptCopy(&a, keptOf(old), src.fd, ""); err != nil {
+		t.root.ver = x.prev
+		return fmt.Errorf("root of layer %d: %w", l, err)
+	}
 	dst, err := t.dirFDIn(t.root, x)
 	if err != nil {
 		t.root.ver = x.prev

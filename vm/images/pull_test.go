@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -74,11 +75,7 @@ func isBlob(r *http.Request, l v1.Layer) bool {
 func noise(t testing.TB, name string, size int) v1.Layer {
 	t.Helper()
 	b := make([]byte, size)
-	seed := uint32(len(name) + 1)
-	for i := range b {
-		seed = seed*1664525 + 1013904223
-		b[i] = byte(seed >> 24)
-	}
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(b) // cannot fail
 	return layerOf(t, reg(name, string(b)))
 }
 
