@@ -122,6 +122,33 @@ ready_debian() {
 	chmod a+rx "$(dirname "$GALLEY_DEBIAN")"
 }
 
+# ready_libkrun fetches the libkrun and libkrunfw that vm/krun is tested with, by
+# its lock file, into bin/libkrun, and installs what they link against. There
+# are builds for x86-64 alone.
+ready_libkrun() {
+	[ "$(uname -m)" = x86_64 ] || return 0
+	export GALLEY_TEST_LIBKRUN=${GALLEY_TEST_LIBKRUN:-$PWD/bin/libkrun}
+	local from=vm/krun/testdata/libkrun
+	if ! cmp -s "$from/package-lock.json" "$GALLEY_TEST_LIBKRUN/installed"; then
+		rm -rf "$GALLEY_TEST_LIBKRUN"
+		mkdir -p "$GALLEY_TEST_LIBKRUN"
+		cp "$from"/package*.json "$GALLEY_TEST_LIBKRUN"
+		(cd "$GALLEY_TEST_LIBKRUN" && npm ci --ignore-scripts --no-audit --no-fund --prefer-offline >&2)
+		mv "$GALLEY_TEST_LIBKRUN"/node_modules/*/*/lib/libkrun*.so.*.*.* "$GALLEY_TEST_LIBKRUN"
+		rm -rf "$GALLEY_TEST_LIBKRUN/node_modules"
+		chmod -R a+rX "$GALLEY_TEST_LIBKRUN"
+		cp "$from/package-lock.json" "$GALLEY_TEST_LIBKRUN/installed"
+	fi
+	[ ! -e "$(echo /usr/lib/*/libcap-ng.so.0)" ] || return 0
+	[ ! -e /lib64/libcap-ng.so.0 ] || return 0
+	if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+		say "installing libcap-ng0, for libkrun"
+		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends libcap-ng0
+		return
+	fi
+	die "missing: libcap-ng.so.0 (on Debian: sudo apt-get install libcap-ng0)"
+}
+
 # as_user runs a command as that user, with nothing of root's environment but
 # what is named here.
 as_user() {

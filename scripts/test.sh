@@ -19,6 +19,7 @@ need_packages git gcc make sqlite3 npm node python3 rsync vim tmux fusermount3 s
 ready_fuse
 ready_kernel
 ready_ts_client
+ready_libkrun
 ready_debian
 
 # Tests print their names (-v within -json), so that what ran can be counted.

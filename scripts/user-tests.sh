@@ -32,9 +32,12 @@ from=$(go env GOMODCACHE)
 GOMODCACHE="$work/mod" GOPROXY="file://$from/cache/download" \
 	GONOSUMDB='*' GOFLAGS=-modcacherw go mod download >&2
 chmod -R a+rX "$work/mod"
+if [ -n "${GALLEY_TEST_LIBKRUN:-}" ]; then
+	cp -r "$GALLEY_TEST_LIBKRUN" "$work/libkrun" # the checkout may be out of the user's reach
+fi
 chown -R "$test_user": "$work/src" "$work/cache" "$work/tmp"
 
 cd "$work/src"
 as_user env GOCACHE="$work/cache" GOMODCACHE="$work/mod" GOPROXY=off \
-	GOFLAGS=-buildvcs=false TMPDIR="$work/tmp" \
+	GOFLAGS=-buildvcs=false TMPDIR="$work/tmp" GALLEY_TEST_LIBKRUN="${GALLEY_TEST_LIBKRUN:+$work/libkrun}" \
 	go test "$@" ${PACKAGES:-./...}

@@ -70,9 +70,21 @@ type Config struct {
 	Net *os.File `json:"-"`
 	// Console takes what the guest writes on its console: a pipe or a file.
 	Console *os.File `json:"-"`
-	// ShareDir is the directory that libkrun 1.x, which cannot use Share,
-	// shares instead: the mount point of a private FUSE mount.
-	ShareDir string `json:"share_dir,omitempty"`
+	// Shares are what libkrun 1.x, which cannot use Share, shares instead: each
+	// a file system that is mounted in the jail of the machine alone.
+	Shares []Share `json:"-"`
+	// Init is the guest's agent, a static program. The kernel of libkrunfw
+	// takes no initial file system: libkrun starts this instead.
+	Init string `json:"init,omitempty"`
+}
+
+// Share is a tree of a guest's share that is served over FUSE.
+type Share struct {
+	// Name is where it stands in the share.
+	Name string
+	// Serve is given the opened /dev/fuse of its mount and takes it over. It
+	// returns when requests are answered.
+	Serve func(dev *os.File) error
 }
 
 // Check says what a driver could not start a machine with.

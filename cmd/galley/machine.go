@@ -35,6 +35,14 @@ func (e *env) prepareMachine(ctx context.Context, st *snapshots.Store, r *owner.
 	if r.Config.Memory == 0 {
 		r.Config.Memory = defaultMemory
 	}
+	if r.Driver == "krun" && r.KernelFile == "" {
+		// libkrunfw has the kernel, and libkrun starts the agent itself.
+		var err error
+		if r.Config.Init, err = kernel.FindGuest(""); err != nil {
+			return machineError(err)
+		}
+		return nil
+	}
 	boot, err := kernel.Prepare(ctx, kernel.Options{Path: r.KernelFile, Cache: owner.MachineCache(st)})
 	if err != nil {
 		return machineError(err)

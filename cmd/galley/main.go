@@ -17,6 +17,7 @@ import (
 	"github.com/galleyfs/galley/sandbox/local"
 	"github.com/galleyfs/galley/sandbox/owner"
 	"github.com/galleyfs/galley/vm/jail"
+	"github.com/galleyfs/galley/vm/krun"
 	"github.com/galleyfs/galley/vm/netstack"
 )
 
@@ -27,6 +28,7 @@ func main() {
 	local.Init()
 	jail.Init()
 	netstack.Init()
+	krun.Init()
 	if len(os.Args) > 1 && os.Args[1] == owner.Command {
 		os.Exit(owner.Main(os.Args[2:]))
 	}

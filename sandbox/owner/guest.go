@@ -327,6 +327,10 @@ func (s *server) mountVM(ctx context.Context, r VMMount) (VMMounted, error) {
 		return out, err
 	}
 	s.mu.Lock()
+	if m.want.Driver == "krun" {
+		s.mu.Unlock()
+		return out, fmt.Errorf("mount at %s: libkrun 1.x shares only what its machine was started with; start it under QEMU, or with the directory", r.Path)
+	}
 	_, taken := m.mounts[r.Path]
 	if !taken {
 		m.mounts[r.Path] = guestTree{} // nobody else's meanwhile

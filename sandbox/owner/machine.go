@@ -14,6 +14,7 @@ import (
 	"github.com/galleyfs/galley/snapshots"
 	"github.com/galleyfs/galley/vm"
 	"github.com/galleyfs/galley/vm/guest"
+	"github.com/galleyfs/galley/vm/krun"
 	"github.com/galleyfs/galley/vm/netstack"
 	"github.com/galleyfs/galley/vm/qemu"
 )
@@ -310,6 +311,9 @@ func (m *machine) start() (parts, error) {
 	if m.probe, err = d.Probe(m.ctx); err != nil {
 		return p, err
 	}
+	if !m.probe.OK {
+		return p, &vm.Missing{What: m.probe.Why, Fix: m.probe.Fix}
+	}
 	config := m.want.Config
 	agent, err := m.connect(&config, &p)
 	if err != nil {
@@ -373,6 +377,10 @@ func (m *machine) connect(c *vm.Config, p *parts) (net.Conn, error) {
 func (m *machine) share(c *vm.Config, p *parts) error {
 	m.export = virtiofs.NewExport(virtiofs.ExportOptions{Logger: m.s.log, Changed: m.changed})
 	p.add(m.export.Close)
+	if m.want.Driver == "krun" {
+		m.shareOverFUSE(c, p)
+		return nil
+	}
 	for _, t := range m.s.sess.Trees() {
 		name := t.Name
 		if m.placeOf(t) == "" {
@@ -397,6 +405,25 @@ func (m *machine) share(c *vm.Config, p *parts) error {
 	}
 	p.add(func() { _ = server.Close() })
 	return nil
+}
+
+// shareOverFUSE serves each tree to a driver that has no vhost-user: over a FUSE
+// mount that is made in the machine's jail, and in the guest with caches of
+// that driver's own (libkrun 1.x: five seconds, and no notifications).
+func (m *machine) shareOverFUSE(c *vm.Config, p *parts) {
+	for _, t := range m.s.sess.Trees() {
+		live := m.s.live.Tree(t.Name)
+		if m.placeOf(t) == "" || live == nil {
+			continue
+		}
+		c.Shares = append(c.Shares, vm.Share{Name: t.Name, Serve: func(dev *os.File) error {
+			server, err := fs.Serve(dev, fs.Live(live), fs.Options{Logger: m.s.log})
+			if err == nil {
+				p.add(func() { _ = server.Close() })
+			}
+			return err
+		}})
+	}
 }
 
 // network starts the process that is the guest's network, if it is to have one.
@@ -430,8 +457,10 @@ func (m *machine) driver() (vm.Driver, error) {
 			Exe: m.want.Program, Kernel: m.want.Config.Kernel,
 			Cache: MachineCache(m.s.sess.Store()), Log: m.s.log,
 		}), nil
+	case "krun":
+		return krun.New(krun.Options{Library: m.want.Program, Cache: MachineCache(m.s.sess.Store()), Log: m.s.log}), nil
 	}
-	return nil, fmt.Errorf("no driver %q for machines; there is qemu", m.want.Driver)
+	return nil, fmt.Errorf("no driver %q for machines; there are qemu and krun", m.want.Driver)
 }
 
 // clean ends what is left of the machine, and notes how it ended.

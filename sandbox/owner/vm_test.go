@@ -212,8 +212,11 @@ func TestMachineThatCannotStart(t *testing.T) {
 		change func(*VM)
 		want   string
 	}{
-		"no driver":       {func(r *VM) { r.Driver = "bochs" }, `no driver "bochs"`},
-		"no QEMU":         {func(r *VM) { r.Program = "/nonexistent/qemu" }, "/nonexistent/qemu is not there"},
+		"no driver": {func(r *VM) { r.Driver = "bochs" }, `no driver "bochs"`},
+		"no QEMU":   {func(r *VM) { r.Program = "/nonexistent/qemu" }, "/nonexistent/qemu is not there"},
+		"no libkrun": {func(r *VM) {
+			r.Driver, r.Program = "krun", "/nonexistent/libkrun.so.1"
+		}, "libkrun /nonexistent/libkrun.so.1 is not there"},
 		"little memory":   {func(r *VM) { r.Config.Memory = 1 << 20 }, "1 MiB of memory are too little"},
 		"much memory":     {func(r *VM) { r.Config.Memory = 1 << 50 }, "more than this host has available"},
 		"no kernel":       {func(r *VM) { r.Config.Kernel = "/nonexistent/kernel" }, "/nonexistent/kernel"},

@@ -16,12 +16,12 @@ type host struct {
 	binds   []int   // of Spec.Binds
 	memory  [][]int // of the binds of each of Spec.Memory
 	devices []int   // of Spec.Devices, where root has not made them
-	fuse    int     // /dev/fuse, opened
+	fuse    []int   // /dev/fuse, opened for each of Spec.FUSE
 }
 
 // openHost looks up what is to be seen of the host.
 func (w *work) openHost() (host, error) {
-	h := host{fuse: -1}
+	var h host
 	var err error
 	if h.binds, err = openBinds(w.Binds); err != nil {
 		return h, err
@@ -38,10 +38,12 @@ func (w *work) openHost() (host, error) {
 			return h, err
 		}
 	}
-	if w.FUSE != "" {
-		if h.fuse, err = unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+	for range w.FUSE {
+		fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
 			return h, &os.PathError{Op: "open", Path: "/dev/fuse", Err: err}
 		}
+		h.fuse = append(h.fuse, fd)
 	}
 	return h, nil
 }
@@ -95,13 +97,19 @@ func (w *work) furnish(root int, h host) error {
 			return fmt.Errorf("make /proc: %w", err)
 		}
 	}
-	if w.FUSE != "" {
-		if err := w.placeFUSE(root, h.fuse); err != nil {
-			return fmt.Errorf("make %s: %w", w.FUSE, err)
+	for i, inside := range w.FUSE {
+		if err := w.placeFUSE(root, i, h.fuse[i]); err != nil {
+			return fmt.Errorf("make %s: %w", inside, err)
 		}
+	}
+	if len(w.FUSE) > 0 {
+		_ = unix.Close(w.link())
 	}
 	return nil
 }
+
+// link is the socket over which FUSE mounts are handed out.
+func (w *work) link() int { return filesFD + w.Files - 1 }
 
 func placeBinds(root int, trees []int, binds []Bind) error {
 	for i, b := range binds {
@@ -175,7 +183,7 @@ func placeProc(root int) error {
 
 // placeFUSE mounts FUSE in the program's user namespace, so that its ids are
 // those of the files, hands the descriptor out and waits until it is served.
-func (w *work) placeFUSE(root, dev int) error {
+func (w *work) placeFUSE(root, number, dev int) error {
 	fs, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return err
@@ -201,9 +209,8 @@ func (w *work) placeFUSE(root, dev int) error {
 	if err != nil {
 		return err
 	}
-	link := filesFD + w.Files - 1
 	for {
-		err = unix.Sendmsg(link, []byte{fuseReady}, unix.UnixRights(dev), nil, unix.MSG_NOSIGNAL)
+		err = unix.Sendmsg(w.link(), []byte{byte(number)}, unix.UnixRights(dev), nil, unix.MSG_NOSIGNAL)
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}
@@ -211,19 +218,16 @@ func (w *work) placeFUSE(root, dev int) error {
 	// With one open here, a dead server's mount would wait for answers for ever.
 	_ = unix.Close(dev)
 	if err == nil {
-		err = awaitServed(link)
+		err = awaitServed(w.link())
 	}
-	_ = unix.Close(link)
 	if err != nil {
 		return fmt.Errorf("hand it out: %w", err)
 	}
-	return placeMount(root, fd, w.FUSE)
+	return placeMount(root, fd, w.FUSE[number])
 }
 
-const (
-	fuseReady  = 'f'
-	fuseServed = 's'
-)
+// fuseServed is the answer to the descriptor of a mount.
+const fuseServed = 's'
 
 func awaitServed(link int) error {
 	var b [1]byte
@@ -241,40 +245,45 @@ func awaitServed(link int) error {
 	}
 }
 
-// ServeFUSE does the caller's part of Spec.FUSE: it waits for the descriptor of
-// the mount on link, the other end of the socket that was passed, gives it to
-// serve, which takes it over and returns when requests are answered, and lets
-// the program go on. It ends with an error when the program could not be started.
-func ServeFUSE(link *os.File, serve func(dev *os.File) error) error {
-	var b [1]byte
-	oob := make([]byte, unix.CmsgSpace(4))
-	var n, on int
-	var err error
+// ServeFUSE does the caller's part of Spec.FUSE: it waits for the descriptors of
+// the mounts on link, the other end of the socket that was passed, gives each
+// to serve with its number, and lets the program go on. serve takes the
+// descriptor over, and returns when requests are answered. ServeFUSE returns when
+// the program has begun, or will not.
+func ServeFUSE(link *os.File, serve func(number int, dev *os.File) error) error {
 	for {
-		n, on, _, _, err = unix.Recvmsg(int(link.Fd()), b[:], oob, unix.MSG_CMSG_CLOEXEC)
-		if !errors.Is(err, unix.EINTR) {
-			break
+		var b [1]byte
+		oob := make([]byte, unix.CmsgSpace(4))
+		n, on, _, _, err := unix.Recvmsg(int(link.Fd()), b[:], oob, unix.MSG_CMSG_CLOEXEC)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n == 0 {
+			return err
+		}
+		dev, err := oneDescriptor(oob[:on])
+		if err != nil {
+			return err
+		}
+		if err := serve(int(b[0]), dev); err != nil {
+			return err
+		}
+		if _, err := link.Write([]byte{fuseServed}); err != nil {
+			return err
 		}
 	}
-	if err != nil {
-		return err
-	}
-	if n != 1 || b[0] != fuseReady || on == 0 {
-		return errors.New("the machine ended before its share was mounted")
-	}
-	msgs, err := unix.ParseSocketControlMessage(oob[:on])
+}
+
+func oneDescriptor(oob []byte) (*os.File, error) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
 	if err != nil || len(msgs) != 1 {
-		return fmt.Errorf("the share's descriptor: %w", errors.Join(err, unix.EPROTO))
+		return nil, fmt.Errorf("the descriptor of a share: %w", errors.Join(err, unix.EPROTO))
 	}
 	fds, err := unix.ParseUnixRights(&msgs[0])
 	if err != nil || len(fds) != 1 {
-		return fmt.Errorf("the share's descriptor: %w", errors.Join(err, unix.EPROTO))
+		return nil, fmt.Errorf("the descriptor of a share: %w", errors.Join(err, unix.EPROTO))
 	}
-	if err := serve(os.NewFile(uintptr(fds[0]), "/dev/fuse")); err != nil {
-		return err
-	}
-	_, err = link.Write([]byte{fuseServed})
-	return err
+	return os.NewFile(uintptr(fds[0]), "/dev/fuse"), nil
 }
 
 // prepareDevices makes, where root starts a program that is root of its own
@@ -310,7 +319,7 @@ func (w *work) prepareDevices(cmd *exec.Cmd) error {
 
 // programFiles counts the descriptors that stay open in the program.
 func (w *work) programFiles() int {
-	if w.FUSE != "" {
+	if len(w.FUSE) > 0 {
 		return w.Files - 1
 	}
 	return w.Files

@@ -49,10 +49,10 @@ type Spec struct {
 	Devices []string `json:"devices,omitempty"`
 	// Proc shows it the processes of the jail, and nothing else of /proc.
 	Proc bool `json:"proc,omitempty"`
-	// FUSE is where a FUSE mount stands that is made in the jail, "" for
-	// none. The last of the files is then no descriptor of the program, but a
-	// connected SOCK_SEQPACKET socket: see [ServeFUSE].
-	FUSE string `json:"fuse,omitempty"`
+	// FUSE is where FUSE mounts stand that are made in the jail. With any, the
+	// last of the files is no descriptor of the program, but a connected
+	// SOCK_SEQPACKET socket: see [ServeFUSE].
+	FUSE []string `json:"fuse,omitempty"`
 	// Owners: the program is root over 65536 ids of its own, and has the
 	// capabilities to make files of each of them. Where there are no ids
 	// to be had (no /etc/subuid, no newuidmap), it has one.

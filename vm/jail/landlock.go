@@ -103,8 +103,8 @@ func (w *work) accesses() map[string]uint64 {
 	if w.Proc {
 		out["/proc"] = landlockRead
 	}
-	if w.FUSE != "" {
-		out[w.FUSE] = all
+	for _, inside := range w.FUSE {
+		out[inside] = all
 	}
 	return out
 }

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 
 	"github.com/galleyfs/galley/vm"
 	"github.com/galleyfs/galley/vm/kernel"
+	"github.com/galleyfs/galley/vm/krun"
 	"github.com/galleyfs/galley/vm/qemu"
 )
 
@@ -19,7 +21,7 @@ const noMachines = "galley run --sandbox microvm does not work; everything else 
 func machineFindings(ctx context.Context, home string) []Finding {
 	cache, done := machineCache(home)
 	defer done()
-	return []Finding{kernelForMachines(), guestAgent(), qemuFinding(ctx, cache)}
+	return []Finding{kernelForMachines(), guestAgent(), qemuFinding(ctx, cache), krunFinding(ctx, cache)}
 }
 
 // machineCache is where what is made for a probe is kept: with that of the
@@ -68,6 +70,23 @@ func qemuFinding(ctx context.Context, cache string) Finding {
 		f.Level, f.Found, f.Fix = Note, fmt.Sprintf("version %s, by emulation: %s", p.Version, p.Why), p.Fix
 		f.Means = "programs in a machine run some ten times slower than on hardware"
 	}
+	return f
+}
+
+// krunFinding looks for libkrun, which nothing needs where there is QEMU.
+func krunFinding(ctx context.Context, cache string) Finding {
+	f := Finding{Name: "libkrun", Level: OK}
+	p, err := krun.New(krun.Options{Cache: cache, Log: slog.New(slog.DiscardHandler)}).Probe(ctx)
+	switch {
+	case err != nil:
+		f = lacking(f, err)
+	case !p.OK:
+		f.Level, f.Found, f.Fix = Note, p.Why, p.Fix
+	default:
+		f.Found = fmt.Sprintf("version %s, and KVM runs guests", p.Version)
+		return f
+	}
+	f.Means = "--driver krun does not work; QEMU runs machines"
 	return f
 }
 
