@@ -48,11 +48,12 @@ const (
 // Log is the record, for writing. It is safe for concurrent use.
 type Log struct {
 	path string
+	max  int64
 	mu   sync.Mutex
 }
 
 // Open opens the record in a session's directory.
-func Open(dir string) *Log { return &Log{path: filepath.Join(dir, File)} }
+func Open(dir string) *Log { return &Log{path: filepath.Join(dir, File), max: MaxFile} }
 
 // Logger writes events; each carries attrs. The message of a record is what
 // the event is about.
@@ -106,7 +107,7 @@ func (l *Log) append(f *os.File, line []byte) (n int, again bool, err error) {
 	if now, err := os.Lstat(l.path); err != nil || !os.SameFile(st, now) {
 		return 0, true, nil
 	}
-	if st.Size() > 0 && st.Size()+int64(len(line)) > MaxFile {
+	if st.Size() > 0 && st.Size()+int64(len(line)) > l.max {
 		return 0, true, os.Rename(l.path, filepath.Join(filepath.Dir(l.path), Old))
 	}
 	n, err = f.Write(line)
@@ -156,9 +157,6 @@ type Change struct {
 func Read(ctx context.Context, dir string, follow bool, fn func(Event) error) error {
 	r := &reader{dir: dir, fn: fn}
 	defer r.close()
-	if err := r.whole(Old); err != nil {
-		return err
-	}
 	for {
 		if err := r.more(); err != nil || !follow {
 			return err
@@ -178,7 +176,8 @@ type reader struct {
 	dir  string
 	fn   func(Event) error
 	file *os.File
-	kept []byte // a line whose end is not written yet
+	last os.FileInfo // of the file that was read before
+	kept []byte      // a line whose end is not written yet
 }
 
 func (r *reader) close() {
@@ -187,31 +186,47 @@ func (r *reader) close() {
 	}
 }
 
-func (r *reader) open(name string) error {
+// open opens a file of the record; nil where there is none.
+func (r *reader) open(name string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(r.dir, name), os.O_RDONLY|unix.O_NOFOLLOW, 0)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
-	r.file = f
-	return err
+	return f, err
 }
 
-// whole reads a file to its end and closes it.
-func (r *reader) whole(name string) error {
-	if err := r.open(name); err != nil || r.file == nil {
+// next opens the record. One that was put aside since the last that was read
+// is read first. The record is opened before it is looked for: should it be put
+// aside just now, it is read where it then is, and once.
+func (r *reader) next() error {
+	now, err := r.open(File)
+	if err != nil {
 		return err
 	}
-	err := r.rest()
-	r.close()
-	r.file, r.kept = nil, nil
-	return err
+	defer func() { r.file, r.kept = now, nil }()
+	old, err := r.open(Old)
+	if err != nil || old == nil {
+		return err
+	}
+	defer old.Close()
+	st, err := old.Stat()
+	if err != nil || r.last != nil && os.SameFile(r.last, st) {
+		return err
+	}
+	if now != nil {
+		if mine, err := now.Stat(); err != nil || os.SameFile(mine, st) {
+			return err
+		}
+	}
+	r.file, r.kept, r.last = old, nil, st
+	return r.rest()
 }
 
 // more reads what there is now, also where the record has begun anew.
 func (r *reader) more() error {
 	for {
 		if r.file == nil {
-			if err := r.open(File); err != nil || r.file == nil {
+			if err := r.next(); err != nil || r.file == nil {
 				return err
 			}
 		}
@@ -219,17 +234,17 @@ func (r *reader) more() error {
 		if err != nil {
 			return err
 		}
-		now, err := os.Lstat(filepath.Join(r.dir, File))
+		now, missing := os.Lstat(filepath.Join(r.dir, File))
+		// Had it been put aside before, then nothing is written to it any more.
 		if err := r.rest(); err != nil {
 			return err
 		}
-		if err == nil && os.SameFile(mine, now) {
+		if missing == nil && os.SameFile(mine, now) {
 			return nil
 		}
-		// It was put aside before its rest was read: nothing is missed.
 		r.close()
-		r.file, r.kept = nil, nil
-		if err != nil {
+		r.file, r.kept, r.last = nil, nil, mine
+		if missing != nil {
 			return nil
 		}
 	}
