@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,8 +43,9 @@ type queue struct {
 type runner struct {
 	q       *queue
 	ring    *ring // its used ring is protected by q.mu
-	epoll   int
-	stop    int // eventfd
+	epoll   *os.File
+	wait    syscall.RawConn // of epoll
+	stop    int             // eventfd
 	stopped atomic.Bool
 	workers chan struct{} // a token for each that works
 	busy    sync.WaitGroup
@@ -58,7 +61,7 @@ func (q *queue) start(mem *memory, event bool) error {
 	if err != nil {
 		return fmt.Errorf("queue %d: %w", q.index, err)
 	}
-	r := &runner{q: q, ring: ring, epoll: -1, stop: -1, workers: make(chan struct{}, maxWorkers), done: make(chan struct{})}
+	r := &runner{q: q, ring: ring, stop: -1, workers: make(chan struct{}, maxWorkers), done: make(chan struct{})}
 	if err := r.open(); err != nil {
 		r.close()
 		return fmt.Errorf("queue %d: %w", q.index, err)
@@ -75,13 +78,21 @@ func (r *runner) open() (err error) {
 	if r.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return err
 	}
-	if r.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
 		return err
 	}
-	if err := unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, r.stop, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(r.stop)}); err != nil {
+	// The runtime waits for it with its other descriptors: a thread that
+	// waited by itself would keep a processor of the runtime's busy.
+	_ = unix.SetNonblock(fd, true)
+	r.epoll = os.NewFile(uintptr(fd), "queue")
+	if r.wait, err = r.epoll.SyscallConn(); err != nil {
 		return err
 	}
-	err = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_ADD, r.q.kick, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: -1})
+	if err := unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, r.stop, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(r.stop)}); err != nil {
+		return err
+	}
+	err = unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, r.q.kick, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: -1})
 	if err != nil {
 		return fmt.Errorf("the kick is no eventfd: %w", err)
 	}
@@ -89,10 +100,11 @@ func (r *runner) open() (err error) {
 }
 
 func (r *runner) close() {
-	for _, fd := range []int{r.epoll, r.stop} {
-		if fd >= 0 {
-			_ = unix.Close(fd)
-		}
+	if r.epoll != nil {
+		_ = r.epoll.Close()
+	}
+	if r.stop >= 0 {
+		_ = unix.Close(r.stop)
 	}
 }
 
@@ -116,20 +128,33 @@ func (r *runner) run() {
 	defer close(r.done)
 	defer r.busy.Wait()
 	sc := new(scratch)
-	var ev [2]unix.EpollEvent
 	for !r.stopped.Load() {
 		more, err := r.drain(sc)
 		if err != nil {
 			r.q.log.Warn("a guest's queue is not served any more", "queue", r.q.index, "why", err)
-			_ = unix.EpollCtl(r.epoll, unix.EPOLL_CTL_DEL, r.q.kick, nil)
+			_ = r.wait.Control(func(fd uintptr) { _ = unix.EpollCtl(int(fd), unix.EPOLL_CTL_DEL, r.q.kick, nil) })
 		} else if more {
 			continue
 		}
-		if _, err := unix.EpollWait(r.epoll, ev[:], -1); err != nil && !errors.Is(err, unix.EINTR) {
+		if err := r.woken(); err != nil {
 			r.q.log.Error("wait for a guest", "queue", r.q.index, "error", err)
 			return
 		}
 	}
+}
+
+// woken waits for a kick, or for the end.
+func (r *runner) woken() error {
+	var ev [2]unix.EpollEvent
+	var failed error
+	err := r.wait.Read(func(fd uintptr) bool {
+		n, err := unix.EpollWait(int(fd), ev[:], 0)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			failed = err
+		}
+		return n > 0 || err != nil
+	})
+	return errors.Join(err, failed)
 }
 
 // drain works on requests until none is left, and arms the kick. It reports
