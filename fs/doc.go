@@ -22,6 +22,11 @@
 // Requests come through /dev/fuse, read by go-fuse, and where root has allowed
 // it over io_uring, on a queue for each CPU.
 //
+// # Guests
+//
+// A [Guest] answers the kernel of a virtual machine, which cannot be notified;
+// package virtiofs brings its requests.
+//
 // # Locks
 //
 // POSIX and flock(2) locks are the kernel's own, per mount: every program on
