@@ -37,10 +37,11 @@ func (d *differ) digestNew(e *overlay.Entry, m *Meta) error {
 			return nil
 		}
 	}
-	c, err := d.tree.view.Open(e.Path)
-	if err == nil {
-		m.Digest, err = hash(d.ctx, c)
-		c.Close()
+	var err error
+	if a, ok := d.ahead[e]; ok {
+		m.Digest, err = a.sum, a.err
+	} else {
+		m.Digest, err = d.hashView(e.Path)
 	}
 	if err != nil {
 		return fmt.Errorf("read %q in the view: %w", e.Path, err)

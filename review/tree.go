@@ -22,6 +22,8 @@ type differ struct {
 	// known by; digests saves reading such a node once for each name.
 	leader  map[uint64]string
 	digests map[uint64][32]byte
+	// ahead are digests of entries that were computed several at a time.
+	ahead map[*overlay.Entry]aheadDigest
 }
 
 // computeTree lists the changes of one tree, and the entries that are none.
@@ -31,6 +33,7 @@ func computeTree(ctx context.Context, t *tree, opts Options) (changes []Change, 
 		return nil, nil, err
 	}
 	d := &differ{ctx: ctx, tree: t, layout: l, leader: map[uint64]string{}, digests: map[uint64][32]byte{}}
+	d.digestAhead()
 	for _, e := range l.order {
 		if err := ctx.Err(); err != nil {
 			return nil, nil, context.Cause(ctx)

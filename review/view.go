@@ -21,7 +21,8 @@ type View interface {
 	// WasAt is what is recorded of a path of the base, also of what lay below
 	// a directory that was removed whole.
 	WasAt(basePath string) (overlay.Was, bool)
-	// Open gives the content of a regular file.
+	// Open gives the content of a regular file. It is called from several
+	// goroutines.
 	Open(path string) (*Content, error)
 	Readlink(path string) (string, error)
 	// Xattrs lists what listxattr(2) and getxattr(2) tell of a node.
@@ -71,15 +72,21 @@ func (c *Content) Close() { c.close() }
 // layers: a change set of anything that still changes means nothing.
 func FaceView(f *overlay.Face) View { return &faceView{f: f} }
 
-// faceView keeps the directory that it was last asked about: a change set is
-// gone through in order, and finding a deep path costs a call for each
-// component.
+// faceView keeps the directories that it was last asked about: a change set is
+// gone through in order, by a few goroutines, and finding a deep path costs a
+// call for each component.
 type faceView struct {
 	f *overlay.Face
 
 	mu   sync.Mutex
-	dir  string        // protected by mu
-	node *overlay.Node // of dir; protected by mu
+	kept [aheadWorkers]keptDir // protected by mu
+	next int                   // protected by mu
+}
+
+// keptDir is a directory with a reference on its node.
+type keptDir struct {
+	path string
+	node *overlay.Node // nil: none
 }
 
 // walk finds the node at a path, as [overlay.Face.Walk] does.
@@ -90,17 +97,21 @@ func (v *faceView) walk(path string) (*overlay.Node, overlay.Attr, error) {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.node == nil || v.dir != dir {
-		n, _, err := v.f.Walk(dir)
-		if err != nil {
-			return nil, overlay.Attr{}, err
+	for _, k := range v.kept {
+		if k.node != nil && k.path == dir {
+			return v.f.Lookup(k.node, baseName(path))
 		}
-		if v.node != nil {
-			v.f.Forget(v.node, 1)
-		}
-		v.dir, v.node = dir, n
 	}
-	return v.f.Lookup(v.node, baseName(path))
+	n, _, err := v.f.Walk(dir)
+	if err != nil {
+		return nil, overlay.Attr{}, err
+	}
+	if old := v.kept[v.next].node; old != nil {
+		v.f.Forget(old, 1)
+	}
+	v.kept[v.next] = keptDir{dir, n}
+	v.next = (v.next + 1) % len(v.kept)
+	return v.f.Lookup(n, baseName(path))
 }
 
 func (v *faceView) Delta(fn func(overlay.Entry) error) error { return v.f.Delta(fn) }
