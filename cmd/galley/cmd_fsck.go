@@ -73,6 +73,7 @@ func runFsck(ctx context.Context, e *env, st *snapshots.Store, names []string, r
 		}
 		opt.Sessions = append(opt.Sessions, id)
 	}
+	awaitClosed(ctx, st, opt.Sessions)
 	p := e.progress("checking")
 	defer p.Close()
 	report, err := st.Check(ctx, opt)
@@ -90,6 +91,27 @@ func runFsck(ctx context.Context, e *env, st *snapshots.Store, names []string, r
 		return silent(exitDamage)
 	}
 	return err
+}
+
+// awaitClosed waits for sessions that are just being closed, so that all of them is
+// looked at.
+func awaitClosed(ctx context.Context, st *snapshots.Store, only []string) {
+	all, err := st.List()
+	if err != nil {
+		return // as the check will say
+	}
+	for _, i := range all {
+		sess, err := st.Find(i.ID)
+		if err != nil || only != nil && !slices.Contains(only, i.ID) {
+			continue
+		}
+		_ = whenIdle(ctx, sess, func() error {
+			if _, live, err := sess.Live(); err == nil && live {
+				return snapshots.ErrBusy
+			}
+			return nil
+		})
+	}
 }
 
 // sessionID finds a session by name or id, also one that is so damaged that it
