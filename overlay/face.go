@@ -174,11 +174,14 @@ func (t *Tree) drop(n *Node) *Node {
 		return nil
 	}
 	delete(t.goneDirs, n)
-	for x := n.ver; x != nil; x = x.prev {
+	// Rarely is there any, and a file may have a version in each of ten thousand
+	// layers.
+	for x := n.ver; x != nil && n.orphaned; x = x.prev {
 		if x.flags&verOrphan != 0 {
 			t.dropOrphan(n, x)
 		}
 	}
+	n.orphaned = false
 	if _, indexed := t.all[n]; indexed || !n.hasBase {
 		return nil
 	}

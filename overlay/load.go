@@ -257,6 +257,7 @@ func (ld *loader) node(f *nodeFrame, d *decoder) error {
 		return err
 	}
 	x := n.putVer(ld.layer)
+	n.orphaned = n.orphaned || f.flags&verOrphan != 0
 	x.flags, x.nlink, x.lower, x.ctime, x.kept = f.flags, f.nlink, f.lower, f.ctime, nil
 	n.whole = n.whole || f.flags&verWhole != 0
 	x.parent, x.name = nil, f.name

@@ -45,6 +45,7 @@ type Node struct {
 	// may bring it back.
 	removals atomic.Uint32
 	whole    bool // has a version that is verWhole
+	orphaned bool // has had a version that is verOrphan
 	alias    bool // met in the base under an identity that another node holds
 }
 
@@ -267,6 +268,7 @@ func (n *Node) putVer(l LayerID) *nodeVer {
 
 // setVer makes x the node's version in its layer, which is the newest.
 func (n *Node) setVer(x *nodeVer) {
+	n.orphaned = n.orphaned || x.flags&verOrphan != 0
 	x.prev = n.ver
 	if n.ver != nil && n.ver.layer == x.layer {
 		x.prev = n.ver.prev

@@ -344,6 +344,7 @@ func (t *Tree) goneName(n *Node, d dent) error {
 		return nil
 	}
 	x.flags |= verGone | verOrphan
+	n.orphaned = true
 	x.parent, x.name, x.above = nil, "", nil
 	if n.refs.Load() == 0 {
 		t.fds.drop(x, nil)

@@ -391,7 +391,7 @@ func commandRows(b *bench, w who, home string, add func(figure)) error {
 	}
 	add(within(fmt.Sprintf("`galley snapshot` of a session at work, with %d snapshots", b.scale.snapshots), snap, 20*time.Millisecond, ""))
 	for _, c := range []string{"log -n 20", "log", "blame a"} {
-		d, err := b.times(w, project, 5, "", galley+" "+c+" > /dev/null")
+		d, err := b.times(w, project, 3, "", galley+" "+c+" > /dev/null")
 		if err != nil {
 			return err
 		}
