@@ -555,15 +555,22 @@ func (f *flattening) ghosts() {
 	}
 }
 
-// unlinked keeps without a name the nodes of the base that lost theirs and are
-// still held: in the new stack nothing else says so.
+// unlinked keeps without a name the nodes that lost theirs and are still held:
+// in the new stack nothing else says so, nor what they had in this view.
 func (f *flattening) unlinked() {
 	t := f.t
+	held := map[*Node]bool{}
+	for n := range t.all {
+		held[n] = n.refs.Load() > 0
+	}
 	t.liveMu.Lock()
 	defer t.liveMu.Unlock()
 	for _, n := range t.byBase {
+		held[n] = n.refs.Load() > 0
+	}
+	for n, still := range held {
 		x := n.verIn(f.v)
-		if x == nil || x.flags&verGone == 0 || n.refs.Load() == 0 {
+		if !still || x == nil || x.flags&verGone == 0 || n.isDir() && !n.hasBase {
 			continue
 		}
 		y := *x

@@ -510,17 +510,45 @@ func (t *Tree) findLinks() {
 	for n := range t.all {
 		n.clearLinks()
 	}
+	there := reach{v: t.view, root: t.root, known: map[*Node]bool{}}
 	for dir := range t.all {
 		for name := range dir.ents {
 			e := dir.entryIn(t.view, name)
 			if e == nil || e.node == nil || e.node.isDir() {
 				continue
 			}
-			if x := e.node.verIn(t.view); x != nil && (x.nlink > 1 || x.flags&verGhost != 0) {
+			if x := e.node.verIn(t.view); x != nil && (x.nlink > 1 || x.flags&verGhost != 0) && there.dir(dir) {
 				e.node.addLink(dent{dir, name})
 			}
 		}
 	}
+}
+
+// reach tells which directories a view shows. Of one that went, with a layer that
+// was merged into another since, the layers below still have the names in it.
+type reach struct {
+	v     *view
+	root  *Node
+	known map[*Node]bool
+}
+
+func (r *reach) dir(n *Node) bool {
+	if n == r.root {
+		return true
+	}
+	if there, ok := r.known[n]; ok {
+		return there
+	}
+	r.known[n] = false // until it is known; a circle leads to no root
+	p, name := n.placeIn(r.v)
+	if p == nil {
+		return false
+	}
+	if e := p.entryIn(r.v, name); e != nil && e.node != n {
+		return false
+	}
+	r.known[n] = r.dir(p)
+	return r.known[n]
 }
 
 // validName reports whether s is one component that the kernel could have

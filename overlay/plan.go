@@ -22,6 +22,7 @@ func (t *Tree) PlanSwitch(s Stack) *Plan {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	p := &Plan{old: t.view, next: newView(s), links: map[*Node][]dent{}}
+	there := reach{v: p.next, root: t.root, known: map[*Node]bool{}}
 	seen := 0
 	yield := func() {
 		if seen++; seen%planStep == 0 {
@@ -43,7 +44,7 @@ func (t *Tree) PlanSwitch(s Stack) *Plan {
 			if e == nil || e.node == nil || e.node.isDir() {
 				continue
 			}
-			if x := e.node.verIn(p.next); x != nil && (x.nlink > 1 || x.flags&verGhost != 0) {
+			if x := e.node.verIn(p.next); x != nil && (x.nlink > 1 || x.flags&verGhost != 0) && there.dir(n) {
 				p.links[e.node] = append(p.links[e.node], dent{n, name})
 			}
 		}

@@ -96,7 +96,7 @@ func TestLayersInTheKernel(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				sub, err := runOn(dir, cfg, cornerBase, func(*overlaytest.Session) program { return list(ops) })
+				sub, err := runOn(dir, cfg, false, cornerBase, func(*overlaytest.Session) program { return list(ops) })
 				if err != nil {
 					t.Errorf("%v\nafter:\n%s", err, overlaytest.Format(sub))
 				}

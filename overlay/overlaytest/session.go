@@ -40,6 +40,9 @@ type Session struct {
 	cmp   *Comparer
 	steps int
 	met   int // how often links were met
+	// image is the directory of the layers that the tree stands on, in the place
+	// of the base.
+	image string
 }
 
 type snapshot struct {
@@ -82,13 +85,81 @@ func NewSession(dir string, cfg overlay.Config, make func(FS) error) (*Session, 
 	return s, s.open()
 }
 
-func (s *Session) open() error {
-	base, err := overlay.OpenBase(s.fault, s.BaseDir)
+// NewSessionOnImage is NewSession for a tree that stands on a layer of an image,
+// in which make is run, and not on a directory. The host edits nothing then.
+func NewSessionOnImage(dir string, cfg overlay.Config, make func(FS) error) (*Session, error) {
+	s, err := NewSession(dir, cfg, func(FS) error { return nil })
 	if err != nil {
+		return nil, err
+	}
+	if err := s.close(); err != nil {
+		return nil, err
+	}
+	for _, d := range []string{"image", "state"} {
+		if err := os.RemoveAll(filepath.Join(dir, d)); err != nil {
+			return nil, err
+		}
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.makeImage(filepath.Join(dir, "image"), make); err != nil {
+		return nil, fmt.Errorf("make the image: %w", err)
+	}
+	if err := overlay.InitState(s.fault, s.StateDir, 1); err != nil {
+		return nil, err
+	}
+	s.stack = overlay.Stack{Sealed: s.bottom(), Active: 1}
+	return s, s.open()
+}
+
+// makeImage makes the layer that the tree stands on.
+func (s *Session) makeImage(state string, make func(FS) error) error {
+	if err := overlay.InitState(s.fault, state, overlay.Image); err != nil {
 		return err
 	}
 	cfg := s.cfg
-	cfg.Name, cfg.StateDir, cfg.Base, cfg.FS = "workspace", s.StateDir, base, s.fault
+	cfg.Name, cfg.StateDir, cfg.FS = "image", state, s.fault
+	tree, err := overlay.Open(cfg, overlay.Stack{Active: overlay.Image})
+	if err != nil {
+		return err
+	}
+	f := NewFaceFS(tree.Attach(nil))
+	err = make(f)
+	f.ReleaseAll()
+	if err == nil {
+		s.base, err = Import(f)
+	}
+	f.Face.Detach()
+	if err = errors.Join(err, tree.Close()); err != nil {
+		return err
+	}
+	s.Ref, s.image = s.base.Snapshot(), filepath.Join(state, "layers")
+	return nil
+}
+
+// bottom are the layers of the image, if there is one.
+func (s *Session) bottom() []overlay.Range {
+	if s.image == "" {
+		return nil
+	}
+	return []overlay.Range{{From: overlay.Image, To: overlay.Image}}
+}
+
+func (s *Session) open() error {
+	cfg := s.cfg
+	cfg.Name, cfg.StateDir, cfg.FS = "workspace", s.StateDir, s.fault
+	var err error
+	if s.image == "" {
+		cfg.Base, err = overlay.OpenBase(s.fault, s.BaseDir)
+	} else {
+		var fd int
+		fd, err = hostfs.OpenRoot(s.image)
+		cfg.LayerDirs = []overlay.LayerDir{{Only: overlay.Image, FD: fd}}
+	}
+	if err != nil {
+		return err
+	}
 	if s.Tree, err = overlay.Open(cfg, s.stack); err != nil {
 		return err
 	}
@@ -174,7 +245,9 @@ func (s *Session) Step(o Op) error {
 	case OpFlatten:
 		err = s.flatten()
 	case OpHostWrite, OpHostCreate, OpHostRemove:
-		err = s.hostEdit(o)
+		if s.image == "" {
+			err = s.hostEdit(o)
+		}
 	case OpCheck:
 		err = s.Check()
 	}
@@ -314,7 +387,7 @@ func (s *Session) flatten() error {
 	if err := s.Tree.Flatten(overlay.Stack{Sealed: s.stack.Sealed}, to, overlay.Keep{}); err != nil {
 		return fmt.Errorf("flatten: %w", err)
 	}
-	merged := overlay.Stack{Sealed: []overlay.Range{{From: to, To: to}}}
+	merged := overlay.Stack{Sealed: append(s.bottom(), overlay.Range{From: to, To: to})}
 	if err := s.switchTo(merged); err != nil {
 		return err
 	}
