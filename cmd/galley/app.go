@@ -77,7 +77,7 @@ func newApp(e *env) *cli.App {
 			return nil
 		},
 		Commands: []*cli.Command{
-			runCommand(e), execCommand(e), shellCommand(e), statusCommand(e), diffCommand(e), commitCommand(e), discardCommand(e), recoverCommand(e),
+			runCommand(e), execCommand(e), shellCommand(e), cpCommand(e), forwardCommand(e), statusCommand(e), diffCommand(e), commitCommand(e), discardCommand(e), recoverCommand(e),
 			logCommand(e), showCommand(e), blameCommand(e), snapshotCommand(e), rollbackCommand(e), restoreCommand(e),
 			forkCommand(e), pickCommand(e), pruneCommand(e),
 			psCommand(e), startCommand(e), stopCommand(e), logsCommand(e),

@@ -146,6 +146,11 @@ func (c *Client) Files(ctx context.Context, r Files) (net.Conn, error) {
 	return c.stream(ctx, opFiles, r)
 }
 
+// Copy starts the process in the guest that works on files for one copy.
+func (c *Client) Copy(ctx context.Context, r Copy) (net.Conn, error) {
+	return c.stream(ctx, opCopy, r)
+}
+
 // stream makes a call whose stream carries bytes of its own from the answer
 // on.
 func (c *Client) stream(ctx context.Context, what op, body any) (net.Conn, error) {

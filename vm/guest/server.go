@@ -22,9 +22,10 @@ type Handler interface {
 	// Shutdown ends the calls and syncs; the function that it returns ends
 	// the guest, and is called once the answer is sent.
 	Shutdown(ctx context.Context) (func(), error)
-	// Dial and Files return a connection that is joined with the stream.
+	// Dial, Files and Copy return a connection that is joined with the stream.
 	Dial(ctx context.Context, network, address string) (net.Conn, error)
 	Files(ctx context.Context, r Files) (net.Conn, error)
+	Copy(ctx context.Context, r Copy) (net.Conn, error)
 	// Exec starts a command and works on it until all of it has ended. An
 	// error is one of before it started.
 	Exec(ctx context.Context, r Exec, t *Task) error
@@ -75,6 +76,13 @@ func serve(conn net.Conn, f *frames, c call, h Handler) error {
 			return err
 		}
 		to, err := h.Files(ctx, r)
+		return join(conn, f, to, err)
+	case opCopy:
+		r, err := body[Copy](c)
+		if err != nil {
+			return err
+		}
+		to, err := h.Copy(ctx, r)
 		return join(conn, f, to, err)
 	case opDial:
 		r, err := body[dialBody](c)

@@ -21,6 +21,7 @@ const (
 	opClock      op = "clock"
 	opDial       op = "dial"
 	opShutdown   op = "shutdown"
+	opCopy       op = "copy"
 )
 
 // call is the first frame of a stream.
@@ -162,6 +163,13 @@ type Files struct {
 	User string `cbor:"user,omitempty"`
 	// Dir is the working directory.
 	Dir string `cbor:"dir"`
+}
+
+// Copy asks for the process that works on files to copy once, as its arguments
+// say; what it says and hears is spoken on the stream.
+type Copy struct {
+	User string   `cbor:"user,omitempty"`
+	Args []string `cbor:"args"`
 }
 
 // Mount asks for a directory of the export at a path of the guest.

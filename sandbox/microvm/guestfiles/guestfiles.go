@@ -17,6 +17,10 @@ import (
 // Main serves the calls on descriptor 0, with the current directory as working
 // directory, until that ends, and returns the status to exit with.
 func Main() int {
+	if len(os.Args) > 1 {
+		unix.Umask(0o022)
+		return copyMain(os.Args[1:])
+	}
 	dir := os.Getenv("PWD") // as it was asked for, not as the kernel resolves it
 	if dir == "" {
 		return 2

@@ -325,6 +325,19 @@ func (t *task) close() {
 
 // Files is [guest.Handler.Files]: the process that works on files.
 func (a *Agent) Files(_ context.Context, r guest.Files) (net.Conn, error) {
+	if !path.IsAbs(r.Dir) {
+		return nil, guest.Failuref(guest.BadDir, "%q: expected an absolute directory", r.Dir)
+	}
+	return a.files(r.User, r.Dir, nil)
+}
+
+// Copy is [guest.Handler.Copy]: that process, for one copy.
+func (a *Agent) Copy(_ context.Context, r guest.Copy) (net.Conn, error) {
+	return a.files(r.User, "/", r.Args)
+}
+
+// files starts this executable again as the process that works on files.
+func (a *Agent) files(as, dir string, args []string) (net.Conn, error) {
 	w, err := a.inside()
 	if err != nil {
 		return nil, err
@@ -341,22 +354,19 @@ func (a *Agent) Files(_ context.Context, r guest.Files) (net.Conn, error) {
 		return nil, err
 	}
 	err = w.do(func() error {
-		u, err := findUser(r.User)
+		u, err := findUser(as)
 		if err != nil {
 			return err
 		}
-		if !path.IsAbs(r.Dir) {
-			return guest.Failuref(guest.BadDir, "%q: expected an absolute directory", r.Dir)
-		}
-		if err := spawn.CheckDir(r.Dir); err != nil {
+		if err := spawn.CheckDir(dir); err != nil {
 			return guest.FailureOf(guest.BadDir, err)
 		}
 		attr := &syscall.ProcAttr{
-			Dir: r.Dir, Files: []uintptr{theirs.Fd(), 2, 2}, Env: []string{"PWD=" + r.Dir},
+			Dir: dir, Files: []uintptr{theirs.Fd(), 2, 2}, Env: []string{"PWD=" + dir},
 			Sys: &syscall.SysProcAttr{Setsid: true, Credential: u.credential(), UseCgroupFD: true, CgroupFD: group.fd},
 		}
 		_, err = a.reaper.launch(func() (int, error) {
-			return syscall.ForkExec("/proc/self/exe", []string{FilesName}, attr)
+			return syscall.ForkExec("/proc/self/exe", append([]string{FilesName}, args...), attr)
 		})
 		if err != nil {
 			return fmt.Errorf("start the process that works on files: %w", err)
