@@ -103,6 +103,15 @@ func (s *leased) Close() error {
 	return s.Sandbox.Close()
 }
 
+// FilesTree tells whose changes are those of the calls on files, where the
+// sandbox can (package sandbox/tools asks for it).
+func (s *leased) FilesTree() string {
+	if f, ok := s.Sandbox.(interface{ FilesTree() string }); ok {
+		return f.FilesTree()
+	}
+	return ""
+}
+
 // inProcess is a virtual sandbox with the session that this process owns.
 type inProcess struct {
 	*virtual.Sandbox

@@ -124,7 +124,7 @@ func TestVirtualRun(t *testing.T) {
 		t.Errorf("the committed file is %q, %v", b, err)
 	}
 	for _, bad := range [][]string{{"--sandbox", "none"}, {"--sandbox", "virtual", "--host-tmp"}, {"--sandbox", "virtual", "--allow-socket", "/x"}} {
-		if out, code := p.galley(t, append(append([]string{"run"}, bad...), "--", "true")...); code != 125 || !strings.Contains(out, "expected local or virtual") && !strings.Contains(out, "local sandbox") {
+		if out, code := p.galley(t, append(append([]string{"run"}, bad...), "--", "true")...); code != 125 || !strings.Contains(out, "expected local") && !strings.Contains(out, "local sandbox") {
 			t.Errorf("%q: %d, %s", bad, code, out)
 		}
 	}

@@ -162,7 +162,9 @@ func (s *Set) trees() map[string]string {
 		}
 	}
 	if f, ok := s.sb.(interface{ FilesTree() string }); ok && files != "" && files != "-" {
-		out[f.FilesTree()] = files
+		if tree := f.FilesTree(); tree != "" {
+			out[tree] = files
+		}
 	}
 	return out
 }
