@@ -32,7 +32,7 @@ galley import makes it of a directory.`,
 		examples: [][2]string{
 			{"galley pull debian:12", "from Docker Hub, for this machine"},
 			{"galley pull --platform linux/arm64 debian:12", "for another kind of machine"},
-			{"galley pull --mirror docker.io=mirror.example.org debian:12", "from a mirror, if it has it"},
+			{"galley pull --mirror mirror.example.org debian:12", "from a mirror, if it has it"},
 			{"galley pull localhost:5000/sessions/app:monday", "a session that galley push wrote there"},
 		},
 		exits: [][2]string{exitDone, exitErrors},

@@ -26,7 +26,7 @@ func ParseName(ref string, opts ...name.Option) (name.Reference, error) {
 
 // short is a whole name as people write it.
 func short(full string) string {
-	for _, p := range []string{"index.docker.io/library/", "index.docker.io/"} {
+	for _, p := range []string{name.DefaultRegistry + "/library/", name.DefaultRegistry + "/"} {
 		if rest, ok := strings.CutPrefix(full, p); ok {
 			return rest
 		}
