@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,6 +20,9 @@ const (
 	maxWorkers = 16
 	// inlineIO is the largest READ that others wait for.
 	inlineIO = 64 << 10
+	// lazy is how long FORGET may wait for others of its kind: nobody waits
+	// for it, and a guest that throws its caches away sends thousands.
+	lazy = 2 * time.Millisecond
 )
 
 // queue is one virtqueue. All but what mu protects is the control goroutine's.
@@ -47,6 +51,7 @@ type runner struct {
 	wait    syscall.RawConn // of epoll
 	stop    int             // eventfd
 	stopped atomic.Bool
+	quit    chan struct{} // closed after stopped is set
 	workers chan struct{} // a token for each that works
 	busy    sync.WaitGroup
 	done    chan struct{}
@@ -61,7 +66,7 @@ func (q *queue) start(mem *memory, event bool) error {
 	if err != nil {
 		return fmt.Errorf("queue %d: %w", q.index, err)
 	}
-	r := &runner{q: q, ring: ring, stop: -1, workers: make(chan struct{}, maxWorkers), done: make(chan struct{})}
+	r := &runner{q: q, ring: ring, stop: -1, quit: make(chan struct{}), workers: make(chan struct{}, maxWorkers), done: make(chan struct{})}
 	if err := r.open(); err != nil {
 		r.close()
 		return fmt.Errorf("queue %d: %w", q.index, err)
@@ -116,6 +121,7 @@ func (q *queue) halt() {
 		return
 	}
 	r.stopped.Store(true)
+	close(r.quit)
 	one := [8]byte{1}
 	_, _ = unix.Write(r.stop, one[:])
 	<-r.done
@@ -129,7 +135,15 @@ func (r *runner) run() {
 	defer r.busy.Wait()
 	sc := new(scratch)
 	for !r.stopped.Load() {
-		more, err := r.drain(sc)
+		took, more, err := r.drain(sc)
+		if err == nil && took && r.q.index == 0 {
+			// The guest goes on without kicks.
+			select {
+			case <-r.quit:
+			case <-time.After(lazy):
+			}
+			continue
+		}
 		if err != nil {
 			r.q.log.Warn("a guest's queue is not served any more", "queue", r.q.index, "why", err)
 			_ = r.wait.Control(func(fd uintptr) { _ = unix.EpollCtl(int(fd), unix.EPOLL_CTL_DEL, r.q.kick, nil) })
@@ -157,9 +171,10 @@ func (r *runner) woken() error {
 	return errors.Join(err, failed)
 }
 
-// drain works on requests until none is left, and arms the kick. It reports
-// whether more came meanwhile.
-func (r *runner) drain(sc *scratch) (more bool, err error) {
+// drain works on requests until none is left, and reports whether there were any.
+// It arms the kick, and reports whether more came meanwhile; after a FORGET it
+// does not.
+func (r *runner) drain(sc *scratch) (took, more bool, err error) {
 	r.q.mu.Lock()
 	r.ring.quiet()
 	r.q.mu.Unlock()
@@ -168,14 +183,15 @@ func (r *runner) drain(sc *scratch) (more bool, err error) {
 	for !r.stopped.Load() {
 		ok, err := r.ring.take(c)
 		if err != nil {
-			return false, err
+			return took, false, err
 		}
 		if !ok {
 			break
 		}
+		took = true
 		if r.inline(c) {
 			if err := r.work(c, sc); err != nil {
-				return false, err
+				return took, false, err
 			}
 			continue
 		}
@@ -184,11 +200,14 @@ func (r *runner) drain(sc *scratch) (more bool, err error) {
 		go r.worker(c)
 		c = chains.Get().(*chain)
 	}
+	if took && r.q.index == 0 {
+		return took, false, nil
+	}
 	r.q.mu.Lock()
 	r.ring.listen()
 	r.q.mu.Unlock()
 	n, err := r.ring.waiting()
-	return n > 0, err
+	return took, n > 0, err
 }
 
 var chains = sync.Pool{New: func() any { return new(chain) }}
