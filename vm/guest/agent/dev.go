@@ -96,7 +96,9 @@ func identity(s guest.Setup) error {
 		if err := os.WriteFile(own, []byte(content), 0o644); err != nil {
 			return err
 		}
-		if err := bindFile(own, "/etc/"+file); err != nil {
+		// A file that is made for it is a change of the guest's root.
+		needed := file == "hosts" || file == "resolv.conf" && s.Network != nil
+		if err := bindFile(own, "/etc/"+file, needed); err != nil {
 			return fmt.Errorf("/etc/%s: %w", file, err)
 		}
 	}
@@ -104,18 +106,22 @@ func identity(s guest.Setup) error {
 }
 
 // bindFile shows the file own at p. A guest whose /etc has no such file, or a
-// link that leads nowhere, gets one where there is an /etc at all.
-func bindFile(own, p string) error {
-	if _, err := os.Stat("/etc"); err != nil {
-		return nil
+// link that leads nowhere, gets one if it is needed.
+func bindFile(own, p string, needed bool) error {
+	flags := os.O_RDONLY | unix.O_NONBLOCK
+	if needed {
+		flags |= os.O_CREATE
 	}
-	f, err := os.OpenFile(p, os.O_RDONLY|os.O_CREATE, 0o644)
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.EISDIR) {
+	f, err := os.OpenFile(p, flags, 0o644)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EROFS) || errors.Is(err, unix.ENOTDIR) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	_ = f.Close()
+	defer f.Close()
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return err
+	}
 	return unix.Mount(own, p, "", unix.MS_BIND, "")
 }
