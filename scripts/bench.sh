@@ -9,8 +9,9 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 export PATH="$PATH:/usr/sbin:/sbin"
 need_go
-need_packages git sqlite3 npm rsync fuse-overlayfs fusermount3 setpriv mkfs.xfs rg
+need_packages git sqlite3 npm rsync fuse-overlayfs fusermount3 setpriv mkfs.xfs rg qemu-system-x86_64 busybox
 ready_fuse
+ready_kernel
 [ "$(id -u)" = 0 ] || die "needs root, to mount, to drop caches, and to work as an ordinary user for half of the rows"
 ready_user
 

@@ -61,7 +61,9 @@ func newBench(o *options) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, from := range map[string]string{"bench": self, "galley": o.galley} {
+	for name, from := range map[string]string{
+		"bench": self, "galley": o.galley, "galley-guest": filepath.Join(filepath.Dir(o.galley), "galley-guest"),
+	} {
 		if out, err := exec.Command("cp", from, filepath.Join(dir, name)).CombinedOutput(); err != nil && name == "bench" {
 			return nil, fmt.Errorf("copy %s: %s", from, out)
 		}

@@ -28,7 +28,7 @@ type chapter struct {
 }
 
 // chapters in the order of the document.
-var chapters = []chapter{sessionChapter, memoryChapter, cloneChapter, historyChapter, toolsChapter, virtiofsChapter}
+var chapters = []chapter{sessionChapter, memoryChapter, cloneChapter, historyChapter, toolsChapter, virtiofsChapter, machineChapter}
 
 // figure is one line of a chapter.
 type figure struct {
