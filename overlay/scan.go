@@ -404,9 +404,10 @@ func (s *scan) dropUnseen() {
 // names, or fewer, than was recorded.
 func (t *Tree) countLinks() {
 	names := map[*Node]uint32{}
+	there := reach{v: t.view, root: t.root, known: map[*Node]bool{}}
 	for dir := range t.all {
 		for name := range dir.ents {
-			if e := dir.entryIn(t.view, name); e != nil && e.node != nil && !e.node.isDir() {
+			if e := dir.entryIn(t.view, name); e != nil && e.node != nil && !e.node.isDir() && there.dir(dir) {
 				names[e.node]++
 			}
 		}
