@@ -162,7 +162,7 @@ func stat(path string) (*testvm.Stat, error) {
 		return nil, err
 	}
 	return &testvm.Stat{
-		Dev: st.Dev, Ino: st.Ino, Nlink: st.Nlink, Mode: st.Mode, UID: st.Uid, GID: st.Gid,
+		Dev: st.Dev, Ino: st.Ino, Nlink: uint64(st.Nlink), Mode: st.Mode, UID: st.Uid, GID: st.Gid,
 		Size: st.Size, Blocks: st.Blocks, Mtime: st.Mtim.Nano(),
 	}, nil
 }
