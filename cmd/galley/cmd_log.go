@@ -25,6 +25,8 @@ type snapshotInfo struct {
 	Start    *time.Time          `json:"start,omitempty"`
 	Duration float64             `json:"duration,omitempty"` // seconds
 	Exit     *int                `json:"exit,omitempty"`
+	// Unsynced says why a guest had not written back what it held.
+	Unsynced string `json:"unsynced,omitempty"`
 	// Changed is -1 where nobody counted.
 	Changed int        `json:"changed"`
 	Changes []pathInfo `json:"changes"`
@@ -44,7 +46,7 @@ galley snapshot makes one with a name. Those marked * are what the session is bu
 now, the others were set aside by a rollback, commit or discard and can be returned to.
 A checkpoint that changed nothing is listed with --all only.`,
 		json: `[{"number", "name", "kind", "text", "args", "time", "start", "duration", "exit",
-  "changed", "changes": [{"tree", "path", "kind"}], "processes": [{"pid", "name"}],
+  "unsynced", "changed", "changes": [{"tree", "path", "kind"}], "processes": [{"pid", "name"}],
   "current"}]     duration in seconds`,
 		examples: [][2]string{
 			{"galley log", "the history of this directory's session"},
@@ -120,7 +122,7 @@ func listed(s snapshots.Snapshot) bool {
 func newSnapshotInfo(s, last snapshots.Snapshot) snapshotInfo {
 	i := snapshotInfo{
 		Number: s.Number, Name: s.Name, Kind: s.Cause.Kind, Text: s.Cause.Text, Args: s.Cause.Args, Time: s.Time,
-		Duration: s.Cause.Duration.Seconds(), Exit: s.Cause.Exit, Changed: s.Changed, Changes: []pathInfo{},
+		Duration: s.Cause.Duration.Seconds(), Exit: s.Cause.Exit, Unsynced: s.Cause.Unsynced, Changed: s.Changed, Changes: []pathInfo{},
 		Processes: append([]snapshots.Process{}, s.Processes...),
 		Current:   last.BuiltOn(s),
 	}
@@ -176,6 +178,9 @@ func howEnded(i snapshotInfo) string {
 	}
 	if i.Start != nil {
 		parts = append(parts, time.Duration(i.Duration*float64(time.Second)).Round(time.Millisecond).String())
+	}
+	if i.Unsynced != "" {
+		parts = append(parts, "guest not synced")
 	}
 	return strings.Join(parts, ", ")
 }
