@@ -42,7 +42,8 @@ func TestParseOverlay(t *testing.T) {
 		"lowerdir=a,metacopy=off":               `"metacopy=off"`,
 		"lowerdir=a,volatile":                   `"volatile"`,
 		"lowerdir=a,nfs_export=on":              `"nfs_export=on"`,
-		"lowerdir=a,upperdir=up,workdir=up/../": "",
+		"lowerdir=a,upperdir=up,workdir=up/../": "is in workdir",
+		"lowerdir=a,upperdir=up,workdir=up/../work": "",
 	} {
 		if _, err := parseOverlay([]string{opts}); want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 			t.Errorf("%q: %v, want %q", opts, err, want)
