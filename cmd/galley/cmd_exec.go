@@ -81,7 +81,7 @@ func (e *env) execIn(c *cli.Context, name string, argv []string) error {
 	}
 	o := runOptions{quiet: c.Bool("quiet"), sandbox: sandboxOptions{guest: guestOptions{on: true}}}
 	return e.withStore(c.Context, func(ctx context.Context, st *snapshots.Store) error {
-		sess, err := e.findSession(st, name)
+		sess, err := e.operandSession(st, name)
 		if err != nil {
 			return err
 		}

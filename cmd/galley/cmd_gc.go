@@ -49,7 +49,7 @@ discarded is never touched.`,
 		Name: "gc", Category: catManage, Usage: "remove what is past its time and what crashes left",
 		Flags: []cli.Flag{
 			boolFlag("dry-run", "only say what would go", "n"),
-			&cli.IntFlag{Name: "older-than", Usage: "keep discarded things for `DAYS` (default 14)", Value: -1, DefaultText: "14"},
+			&cli.IntFlag{Name: "older-than", Usage: "keep discarded things for `DAYS`", Value: -1, DefaultText: "14"},
 			jsonFlag(),
 		},
 		Action: func(c *cli.Context) error {

@@ -199,6 +199,9 @@ file is trusted: what leads outside is refused, and then there is no image.`,
 					Name: c.Args().Get(1), Platform: c.String("platform"), Limits: limits, Progress: p.tell,
 				})
 				p.Close()
+				if errors.Is(err, images.ErrDamaged) {
+					return withHint(err, "expected what docker save writes, an OCI layout or a file system, as a directory or a tar")
+				}
 				if err != nil {
 					return imageError(err)
 				}

@@ -58,7 +58,7 @@ A checkpoint that changed nothing is listed with --all only.`,
 		Name: "log", Category: catHistory, Usage: "list what ran in the session, and what it changed",
 		Flags: []cli.Flag{
 			boolFlag("all", "also checkpoints that changed nothing"),
-			&cli.IntFlag{Name: "n", Usage: "at most `COUNT` of them"},
+			&cli.IntFlag{Name: "n", Usage: "at most `COUNT` of them", DefaultText: "all"},
 			jsonFlag(), sessionFlag(),
 		},
 		Action: func(c *cli.Context) error {

@@ -34,7 +34,7 @@ What could act on a terminal is shown harmlessly.`,
 		Name: "logs", Category: catManage, Usage: "show the console of a session's machine", ArgsUsage: "SESSION",
 		Flags: []cli.Flag{
 			boolFlag("owner", "show the log of the session's owner process instead"),
-			&cli.IntFlag{Name: "lines", Aliases: []string{"n"}, Usage: "only the last `N` lines"},
+			&cli.IntFlag{Name: "lines", Aliases: []string{"n"}, Usage: "only the last `N` lines", DefaultText: "all"},
 		},
 		Action: func(c *cli.Context) error {
 			if c.NArg() > 1 {
@@ -44,7 +44,7 @@ What could act on a terminal is shown harmlessly.`,
 				return usagef(c, "--lines %d: expected a number of lines, 1 or more", c.Int("lines"))
 			}
 			return e.withStore(c.Context, func(_ context.Context, st *snapshots.Store) error {
-				sess, err := e.findSession(st, c.Args().First())
+				sess, err := e.operandSession(st, c.Args().First())
 				if err != nil {
 					return err
 				}

@@ -259,7 +259,7 @@ func removeSessions(ctx context.Context, e *env, st *snapshots.Store, names []st
 
 func inUseError(s *snapshots.Session) error {
 	return withHint(refusef("session %q is in use", s.Name()),
-		"galley status --session "+s.Name()+" says by what", "galley unmount DIR takes a mount of it down")
+		"galley status --session "+s.Name()+" says by what", "galley unmount DIR takes a mount of it down, galley stop "+s.Name()+" ends its machine")
 }
 
 func sessionsRenameCommand(e *env) *cli.Command {

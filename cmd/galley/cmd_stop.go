@@ -58,7 +58,7 @@ func (e *env) sessionsOrThis(st *snapshots.Store, names []string) ([]*snapshots.
 	}
 	var out []*snapshots.Session
 	for _, n := range names {
-		s, err := e.findSession(st, n)
+		s, err := e.operandSession(st, n)
 		if err != nil {
 			return nil, err
 		}
@@ -127,7 +127,7 @@ has used it for a while.`,
 				return err
 			}
 			return e.withStore(c.Context, func(ctx context.Context, st *snapshots.Store) error {
-				sess, err := e.findSession(st, c.Args().First())
+				sess, err := e.operandSession(st, c.Args().First())
 				if err != nil {
 					return err
 				}

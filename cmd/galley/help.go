@@ -1,6 +1,7 @@
 package main
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 
@@ -75,6 +76,9 @@ func optionError(c *cli.Context, err error) error {
 	const unknown = "flag provided but not defined: -"
 	msg := err.Error()
 	name, ok := strings.CutPrefix(msg, unknown)
+	if m := wrongValue.FindStringSubmatch(msg); m != nil {
+		return usagef(c, "%s %s: expected %s", dashed(m[2]), m[1], expectedOf(c, m[2]))
+	}
 	if !ok {
 		return usagef(c, "%s", strings.NewReplacer("flag needs an argument: ", "a value is missing after ").Replace(msg))
 	}
@@ -88,6 +92,25 @@ func optionError(c *cli.Context, err error) error {
 		return usagef(c, "no option %s; did you mean %s?", dashed(name), dashed(n))
 	}
 	return usagef(c, "no option %s", dashed(name))
+}
+
+// wrongValue is how flag.FlagSet says that a value is of another type.
+var wrongValue = regexp.MustCompile(`^invalid (?:boolean )?value (".*") for (?:flag )?-+([^:]+): `)
+
+// expectedOf says what an option takes.
+func expectedOf(c *cli.Context, name string) string {
+	for _, f := range c.Command.Flags {
+		if !slices.Contains(f.Names(), name) {
+			continue
+		}
+		switch f.(type) {
+		case *cli.DurationFlag:
+			return "a time such as 30m or 8h"
+		case *cli.BoolFlag:
+			return "no value"
+		}
+	}
+	return "a whole number"
 }
 
 func dashed(name string) string {
@@ -117,6 +140,7 @@ OPTIONS
 ENVIRONMENT
   GALLEY_HOME     where sessions are kept ($XDG_STATE_HOME/galley, else ~/.local/state/galley)
   GALLEY_MIRRORS  registries that galley pull asks first, separated by commas
+  GALLEY_GUEST    the agent of virtual machines (galley-guest, beside this program)
   NO_COLOR        no colour, also on a terminal
 
 EXIT STATUS

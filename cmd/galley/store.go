@@ -39,6 +39,16 @@ func sessionFlag() cli.Flag {
 // names, else the one last used of the project that the current directory
 // lies in.
 func (e *env) findSession(st *snapshots.Store, name string) (*snapshots.Session, error) {
+	return e.sessionOr(st, name, "--session NAME chooses one")
+}
+
+// operandSession is findSession for a command that takes the session as an
+// operand.
+func (e *env) operandSession(st *snapshots.Store, name string) (*snapshots.Session, error) {
+	return e.sessionOr(st, name, "this command takes the name of one")
+}
+
+func (e *env) sessionOr(st *snapshots.Store, name, choose string) (*snapshots.Session, error) {
 	if name != "" {
 		return e.namedSession(st, name)
 	}
@@ -49,7 +59,7 @@ func (e *env) findSession(st *snapshots.Store, name string) (*snapshots.Session,
 	s, err := st.FindForDir(dir)
 	if errors.Is(err, snapshots.ErrNotFound) {
 		return nil, withHint(fmt.Errorf("no session of %s or a directory above it", dir),
-			"galley run -- COMMAND starts one", "galley sessions lists all; --session NAME chooses one")
+			"galley run -- COMMAND starts one", "galley sessions lists all; "+choose)
 	}
 	return s, err
 }

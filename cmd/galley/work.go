@@ -17,6 +17,7 @@ import (
 	"github.com/galleyfs/galley/sandbox/owner"
 	"github.com/galleyfs/galley/sandbox/redact"
 	"github.com/galleyfs/galley/snapshots"
+	"github.com/galleyfs/galley/vm/guest"
 )
 
 // work runs a command in a sandbox that shows the session's trees, seals when
@@ -55,6 +56,9 @@ func (e *env) around(ctx context.Context, sess *snapshots.Session, ctrl owner.Co
 		}
 		return withHint(&notStarted{runErr}, "the session may have removed it; start in a directory that is there, such as "+place,
 			"galley diff --name-status lists what the session changed")
+	}
+	if f := (*guest.Failure)(nil); errors.As(runErr, &f) && f.Kind == guest.BadUser {
+		return withHint(&notStarted{runErr}, "--user takes a name of the guest's /etc/passwd, or a number")
 	}
 	if runErr != nil && res.Code != exitMissing && res.Code != exitCannot {
 		return withHint(&notStarted{runErr}, "galley doctor explains what this machine lacks")
@@ -185,7 +189,11 @@ func (e *env) afterWork(ctx context.Context, sess *snapshots.Session, ctrl owner
 			safeLine(sess.Name()), ui.Count(len(p.set.Changes), "change", "changes"))
 		return nil
 	}
-	e.say(o, "galley: %s in session %s; galley diff · galley commit · galley discard\n", review.Summary(p.set), safeLine(sess.Name()))
+	also := ""
+	if inImages != "" {
+		also = ", and changes " + inImages
+	}
+	e.say(o, "galley: %s in session %s%s; galley diff · galley commit · galley discard\n", review.Summary(p.set), safeLine(sess.Name()), also)
 	e.tellDrift(p.set)
 	return nil
 }

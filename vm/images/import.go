@@ -376,7 +376,7 @@ func (im *importer) tar(file string) (string, error) {
 		im.rec.Source = "docker-archive"
 		return im.dockerArchive(kind.manifest, again)
 	case kind.entries == 0:
-		return "", fmt.Errorf("an empty tar: %w", oci.ErrForeign)
+		return "", fmt.Errorf("an empty tar: %w", ErrDamaged)
 	}
 	im.rec.Source = "rootfs"
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
