@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/galleyfs/galley/cmd/galley/internal/ui"
 	"github.com/galleyfs/galley/sandbox/microvm"
 	"github.com/galleyfs/galley/sandbox/owner"
 	"github.com/galleyfs/galley/snapshots"
@@ -27,6 +28,7 @@ type guestOptions struct {
 	net    bool
 	cpus   int
 	memory int64
+	sized  bool // somebody asked for cpus or memory
 	as     asOptions
 }
 
@@ -80,8 +82,19 @@ func guestOf(c *cli.Context, e *env) (guestOptions, error) {
 	if g.cpus < 1 || g.cpus > vm.MaxCPUs {
 		return g, usagef(c, "--cpus %d: expected 1 to %d", g.cpus, vm.MaxCPUs)
 	}
+	g.sized = c.IsSet("cpus") || c.IsSet("memory")
 	g.as, err = asOf(c, e)
 	return g, err
+}
+
+// fits refuses a machine that runs already and has another size than was asked
+// for. Without asking, any size will do.
+func (g guestOptions) fits(sess *snapshots.Session, has owner.VMStatus) error {
+	if !g.sized || has.CPUs == g.cpus && has.Memory == g.memory {
+		return nil
+	}
+	return fmt.Errorf("the machine of session %s runs already, with %s and %s; galley stop %s ends it: %w", sess.Name(),
+		ui.Count(has.CPUs, "CPU", "CPUs"), ui.Bytes(has.Memory), sess.Name(), snapshots.ErrBusy)
 }
 
 func asOf(c *cli.Context, e *env) (asOptions, error) {
@@ -213,6 +226,9 @@ func (e *env) openGuest(ctx context.Context, sess *snapshots.Session, g guestOpt
 		return nil, err
 	}
 	status, err := e.startMachine(ctx, client, r)
+	if err == nil {
+		err = g.fits(sess, status)
+	}
 	if err == nil {
 		var sb *microvm.Sandbox
 		sb, err = microvm.Join(ctx, microvm.Options{

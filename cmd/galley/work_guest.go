@@ -42,7 +42,11 @@ func (e *env) workGuest(ctx context.Context, sess *snapshots.Session, o runOptio
 		return withHint(&notStarted{fmt.Errorf("start the owner of session %q: %w", sess.Name(), err)}, "galley doctor explains what this machine lacks")
 	}
 	defer client.Close()
-	if _, err := e.startMachine(ctx, client, r); err != nil {
+	status, err := e.startMachine(ctx, client, r)
+	if err == nil {
+		err = g.fits(sess, status)
+	}
+	if err != nil {
 		return &notStarted{err}
 	}
 	err = e.around(ctx, sess, client, o, argv, func() (local.Result, error) {

@@ -26,6 +26,10 @@ type applier struct {
 	// one under way has put there, with those above them.
 	foreign bool
 	mine    map[string]bool
+	// left bounds the directories without an entry of their own, of foreign
+	// layers, and spelt is how many bytes their paths have.
+	left  *budget
+	spelt int
 
 	dirs []*item // of the layer under way: their attributes come last
 	buf  []byte

@@ -20,6 +20,10 @@ import (
 	"github.com/galleyfs/galley/overlay"
 )
 
+// maxSpelt bounds the bytes of the paths of the directories that have no entry of
+// their own in a layer: one entry with a long name stands for thousands.
+const maxSpelt = 64 << 20
+
 // maxWindow bounds what a layer may have a decompressor keep in memory.
 const maxWindow = 64 << 20
 
@@ -52,7 +56,7 @@ func Unpack(ctx context.Context, face *overlay.Face, layer io.Reader, opt Unpack
 	}
 	a := &applier{
 		f: face, devices: true, foreign: true, told: opt.Progress, report: &Report{},
-		compared: map[string]bool{}, mine: map[string]bool{},
+		compared: map[string]bool{}, mine: map[string]bool{}, left: &opt.Budget.left,
 	}
 	diffID, err = readForeign(layer, &opt.Budget.left, func(it *item, content io.Reader) error {
 		if err := ctx.Err(); err != nil {
@@ -314,6 +318,10 @@ func (a *applier) resolve(dir string, made bool, it *item) (*overlay.Node, strin
 func (a *applier) implied(parent *overlay.Node, at, name string, it *item) (*overlay.Node, error) {
 	if len(name) > maxComponent {
 		return nil, hostile("a component of %d bytes", len(name))
+	}
+	a.spelt += len(at)
+	if a.left.files--; a.left.files < 0 || a.spelt > maxSpelt {
+		return nil, fmt.Errorf("more directories than the limit: %w", ErrLimit)
 	}
 	n, _, err := a.f.Mkdir(parent, name, unix.S_IFDIR|0o755, overlay.Caller{})
 	if err != nil {

@@ -60,7 +60,7 @@ func (s *Store) putBlob(r io.Reader, want string, size int64) (hexDigest string,
 	if err := os.Rename(f.Name(), s.blobPath(hexDigest)); err != nil {
 		return "", n, err
 	}
-	err = f.Close()
+	err = errors.Join(f.Close(), syncDir(s.path(dirBlobs)))
 	f = nil
 	return hexDigest, n, err
 }

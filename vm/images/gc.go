@@ -171,7 +171,9 @@ func (g *sweep) mark(ctx context.Context) error {
 		return err
 	}
 	for _, r := range names {
-		g.image(r.Digest)
+		if err := g.image(r.Digest); err != nil {
+			return err
+		}
 		if h, err := hexOf(r.Index); err == nil {
 			g.blobs[h] = true
 		}
@@ -181,7 +183,9 @@ func (g *sweep) mark(ctx context.Context) error {
 		return fmt.Errorf("what sessions need is not known, so that no image is removed: %w", err)
 	}
 	for _, u := range uses {
-		g.image(u.Image.Digest)
+		if err := g.image(u.Image.Digest); err != nil {
+			return err
+		}
 		for _, chain := range u.Image.Layers {
 			g.chains[chain] = true
 		}
@@ -190,30 +194,43 @@ func (g *sweep) mark(ctx context.Context) error {
 }
 
 // image marks what an image needs. One that is damaged needs what can be read of
-// it.
-func (g *sweep) image(digest string) {
+// it; where the disk does not answer nothing is known, and nothing removed.
+func (g *sweep) image(digest string) error {
 	h, err := hexOf(digest)
 	if err != nil {
-		return
+		return nil
 	}
 	g.blobs[h] = true
 	text, err := g.s.small(digest, -1)
 	if err != nil {
-		return
+		return unlessDamaged(err)
 	}
 	m, err := parseManifest(text)
 	if err != nil {
-		return
+		return unlessDamaged(err)
 	}
 	g.blobs[m.Config.Digest.Hex] = true
 	for _, l := range m.Layers {
 		g.blobs[l.Digest.Hex] = true
 	}
-	if img, err := g.s.load(digest); err == nil {
-		for _, l := range img.Layers {
-			g.chains[l.Chain] = true
-		}
+	img, err := g.s.load(digest)
+	if err != nil {
+		return unlessDamaged(err)
 	}
+	for _, l := range img.Layers {
+		g.chains[l.Chain] = true
+	}
+	return nil
+}
+
+// unlessDamaged passes on what the host could not do; anything else is the
+// image's own fault, and what is not there may be gone.
+func unlessDamaged(err error) error {
+	var errno unix.Errno
+	if !errors.As(err, &errno) || errno == unix.ENOENT {
+		return nil
+	}
+	return fmt.Errorf("what images need is not known, so that none is removed: %w", err)
 }
 
 func (g *sweep) run(ctx context.Context) error {

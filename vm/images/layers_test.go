@@ -366,6 +366,9 @@ func TestBombs(t *testing.T) {
 		"zstd":    {z.EncodeAll(plainTar(t, zeros(8<<20)...), nil), small, ErrLimit},
 		"plain":   {plainTar(t, zeros(8<<20)...), small, ErrLimit},
 		"entries": {zipped(t, many...), small, ErrLimit},
+		// Directories that no entry names count, too, and so do their paths.
+		"implied": {zipped(t, reg(strings.Repeat("a/", 600)+"f", "")), small, ErrLimit},
+		"deep":    {zipped(t, reg(strings.Repeat("a/", 30000)+"f", "")), Limits{}, ErrLimit},
 		"packed":  {plainTar(t, zeros(1<<20)...), Limits{Packed: 1 << 20}, ErrLimit},
 		"xz":      {[]byte("\xfd7zXZ\x00 and so on"), Limits{}, oci.ErrForeign},
 		"no tar":  {gzipOf(t, bytes.Repeat([]byte("no tar "), 200)), Limits{}, ErrDamaged},

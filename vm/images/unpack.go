@@ -249,6 +249,7 @@ func (s *Store) putLayer(write func(io.Writer) (oci.Packed, error)) (oci.Packed,
 	}
 	if err != nil {
 		_ = os.Remove(f.Name())
+		return p, err
 	}
-	return p, err
+	return p, syncDir(s.path(dirBlobs))
 }
