@@ -12,6 +12,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // errorRecord carries why a stream ends before its time.
@@ -93,7 +94,8 @@ type Result struct {
 }
 
 // Unpack makes what r has at to. Where to is a directory that is there it is
-// made in it, by name. Nothing outside is reached, whatever links there are.
+// made in it, by name. Nothing outside is reached, and no symbolic link beneath
+// is walked through, whoever made it.
 func Unpack(r io.Reader, to, name string) (Result, error) {
 	var out Result
 	if st, err := os.Stat(to); err == nil && st.IsDir() {
@@ -102,57 +104,144 @@ func Unpack(r io.Reader, to, name string) (Result, error) {
 		}
 		to = filepath.Join(to, name)
 	}
-	root, err := os.OpenRoot(filepath.Dir(to))
+	parent, err := os.OpenRoot(filepath.Dir(to))
 	if err != nil {
 		return out, err
 	}
-	defer root.Close()
-	t := tar.NewReader(r)
-	for first := true; ; first = false {
-		h, err := t.Next()
-		if err == io.EOF && !first {
-			return out, nil
+	defer parent.Close()
+	u := unpacker{tar: tar.NewReader(r)}
+	h, err := u.next()
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return out, err
+	}
+	if path.Clean(h.Name) != "." {
+		return out, fmt.Errorf("the stream begins with %q, and not with what was asked for", h.Name)
+	}
+	// Links may lead anywhere in the parent; only the first entry is made there.
+	top := filepath.Base(to)
+	if u.root = parent; h.Typeflag == tar.TypeDir {
+		if err := u.one(h, top); err != nil {
+			return u.out, err
 		}
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
+		if u.root, err = parent.OpenRoot(top); err != nil {
+			return u.out, err
 		}
+		defer u.root.Close()
+		err = u.rest()
+		return u.out, err
+	}
+	if err := u.one(h, top); err != nil {
+		return u.out, err
+	}
+	if h, err = u.next(); err == nil {
+		err = fmt.Errorf("the stream has the name %q beneath what is no directory", h.Name)
+	} else if err == io.EOF {
+		err = nil
+	}
+	return u.out, err
+}
+
+// unpacker makes the entries of a stream.
+type unpacker struct {
+	tar  *tar.Reader
+	root *os.Root
+	// dir is the directory that was last found to be reached without links. It
+	// stays so: no entry replaces a directory.
+	dir string
+	out Result
+}
+
+// next is the next entry.
+func (u *unpacker) next() (*tar.Header, error) {
+	for {
+		h, err := u.tar.Next()
 		if err != nil {
-			return out, err
+			return nil, err
 		}
-		if h.Typeflag == tar.TypeXGlobalHeader {
-			if text, ok := h.PAXRecords[errorRecord]; ok {
-				return out, errors.New(text)
-			}
-			continue
+		if h.Typeflag != tar.TypeXGlobalHeader {
+			return h, nil
 		}
-		rel := path.Clean(h.Name)
-		if !filepath.IsLocal(rel) || strings.ContainsRune(rel, 0) {
-			return out, fmt.Errorf("the stream has the name %q, which leads out", h.Name)
-		}
-		if err := unpackOne(root, t, h, path.Join(filepath.Base(to), rel), &out); err != nil {
-			return out, err
+		if text, ok := h.PAXRecords[errorRecord]; ok {
+			return nil, errors.New(text)
 		}
 	}
 }
 
-func unpackOne(root *os.Root, t *tar.Reader, h *tar.Header, p string, out *Result) error {
+// rest makes what is beneath the first entry.
+func (u *unpacker) rest() error {
+	for {
+		h, err := u.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		rel := path.Clean(h.Name)
+		if rel == "." || !filepath.IsLocal(rel) || strings.ContainsRune(rel, 0) {
+			return fmt.Errorf("the stream has the name %q, which leads out", h.Name)
+		}
+		if err := u.reach(path.Dir(rel)); err != nil {
+			return err
+		}
+		if err := u.one(h, rel); err != nil {
+			return err
+		}
+	}
+}
+
+// reach checks that all of dir are directories, and no links to some: the root
+// follows links that stay beneath it.
+func (u *unpacker) reach(dir string) error {
+	if dir == "." || dir == u.dir {
+		return nil
+	}
+	for i := range len(dir) + 1 {
+		if i < len(dir) && dir[i] != '/' {
+			continue
+		}
+		if err := u.isDir(dir[:i]); err != nil {
+			return err
+		}
+	}
+	u.dir = dir
+	return nil
+}
+
+// isDir checks that p is itself a directory.
+func (u *unpacker) isDir(p string) error {
+	st, err := u.root.Lstat(p)
+	if err == nil && !st.IsDir() {
+		err = &fs.PathError{Op: "unpack in", Path: filepath.Join(u.root.Name(), p), Err: syscall.ENOTDIR}
+	}
+	return err
+}
+
+// one makes one entry at p.
+func (u *unpacker) one(h *tar.Header, p string) error {
 	mode := fs.FileMode(h.Mode).Perm()
 	switch h.Typeflag {
 	case tar.TypeDir:
-		if err := root.Mkdir(p, 0o700|mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := u.root.Mkdir(p, 0o700|mode); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
-		return root.Chmod(p, mode|0o700)
+		if err := u.isDir(p); err != nil {
+			return err
+		}
+		return u.root.Chmod(p, mode|0o700)
 	case tar.TypeReg:
-		return unpackFile(root, t, h, p, mode, out)
+		return unpackFile(u.root, u.tar, h, p, mode, &u.out)
 	case tar.TypeSymlink:
-		if err := clear(root, p); err != nil {
+		if err := clear(u.root, p); err != nil {
 			return err
 		}
-		out.Files++
-		return root.Symlink(h.Linkname, p)
+		u.out.Files++
+		return u.root.Symlink(h.Linkname, p)
 	}
-	out.Skipped++
+	u.out.Skipped++
 	return nil
 }
 
