@@ -77,6 +77,9 @@ type checker struct {
 	repair bool
 	report CheckReport
 	name   string // of the session that is looked at
+
+	shared map[string]layerSet // layers of each session that forks of it need
+	blind  error               // why that is not known
 }
 
 // found notes a finding, and repairs it where fix says how. It reports whether
@@ -99,6 +102,7 @@ func (c *checker) run(only []string) error {
 	if err != nil {
 		return fmt.Errorf("state directory %q: %w", c.store.home, err)
 	}
+	c.shared, c.blind = c.store.allShared()
 	// What a fork shares is looked at, and repaired, in the session that it came
 	// from.
 	slices.Sort(ids)

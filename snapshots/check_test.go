@@ -1,6 +1,7 @@
 package snapshots
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -334,5 +335,103 @@ func TestCheckLeavesTheLive(t *testing.T) {
 	check(t, o.close())
 	if r := w.check(true); r.Bad() > 0 || len(r.Findings) != 1 {
 		t.Errorf("afterwards: %+v", r)
+	}
+}
+
+// TestCheckLeavesWhatForksNeed: a prune of a session keeps the layers that only
+// a fork needs, also one in the trash, and a repair leaves them alone.
+func TestCheckLeavesWhatForksNeed(t *testing.T) {
+	f := newFixture(t, nil)
+	s := f.create(Spec{Name: "one"})
+	o := mustOpen(t, s)
+	for i := range 4 {
+		check(t, o.put(Workspace, "a", fmt.Sprint(i)))
+		check(t, o.put(Workspace, fmt.Sprint("f", i), "x"))
+		o.mustSeal(t, "")
+	}
+	fork, err := f.store.Fork(ctx, s, Fork{At: 2, Name: "two"})
+	check(t, err)
+	want := sealedContent(t, fork, 2, Workspace)
+	_, err = o.Prune(ctx, Prune{})
+	check(t, err)
+	check(t, o.close())
+	repair := func() {
+		t.Helper()
+		r, err := f.store.Check(ctx, CheckOptions{Repair: true})
+		check(t, err)
+		if len(r.Findings) > 0 {
+			t.Errorf("found %+v", r.Findings)
+		}
+	}
+	repair()
+	entry, err := f.store.Remove(fork)
+	check(t, err)
+	repair()
+	fork, err = f.store.Restore(ctx, entry.ID)
+	check(t, err)
+	if got := sealedContent(t, fork, 2, Workspace); got != want {
+		t.Errorf("the fork shows %q, want %q", got, want)
+	}
+	// Where it is not known what a fork needs, nothing goes.
+	path := filepath.Join(fork.Dir(), historyFile)
+	text, err := os.ReadFile(path)
+	check(t, err)
+	check(t, os.WriteFile(path, append([]byte("{oops\n"), text...), 0o600))
+	if r, err := f.store.Check(ctx, CheckOptions{Sessions: []string{s.ID()}, Repair: true}); err != nil || r.Bad() == 0 {
+		t.Errorf("a fork that cannot be read: %+v, %v", r, err)
+	}
+	check(t, os.WriteFile(path, text, 0o600))
+	repair()
+	if got := sealedContent(t, fork, 2, Workspace); got != want {
+		t.Errorf("the fork shows %q, want %q", got, want)
+	}
+}
+
+// TestCheckLeavesWhatTheTrashNeeds: layers that are in no history any more, and
+// that paths in the trash need to be brought back.
+func TestCheckLeavesWhatTheTrashNeeds(t *testing.T) {
+	f := newFixture(t, nil)
+	s := f.create(Spec{Name: "one", Extra: []TreeSpec{{Name: "other", Base: t.TempDir()}}})
+	o := mustOpen(t, s)
+	for i := range 4 {
+		check(t, o.put(Workspace, "a", fmt.Sprint(i)))
+		check(t, o.put("other", "b", fmt.Sprint(i)))
+		o.mustSeal(t, "")
+	}
+	before := o.content(t, Workspace)
+	entry, err := o.Discard(ctx, Discard{Paths: map[string][]Path{Workspace: {"a"}}})
+	check(t, err)
+	_, err = o.Prune(ctx, Prune{})
+	check(t, err)
+	check(t, o.close())
+	for range 2 {
+		r, err := f.store.Check(ctx, CheckOptions{Repair: true})
+		check(t, err)
+		if len(r.Findings) > 0 {
+			t.Errorf("found %+v", r.Findings)
+		}
+		gc, err := f.store.GC(ctx, GCOptions{})
+		check(t, err)
+		if len(gc.Orphans)+len(gc.Kept) > 0 {
+			t.Errorf("gc: %+v", gc)
+		}
+	}
+	_, err = f.store.Restore(ctx, entry.ID)
+	check(t, err)
+	o = mustOpen(t, s)
+	if got := o.content(t, Workspace); got != before {
+		t.Errorf("after the restore: %q, want %q", got, before)
+	}
+	if got := o.content(t, "other"); got != "b=3" {
+		t.Errorf("the other tree: %q", got)
+	}
+	check(t, o.close())
+	// Past its time all of it goes.
+	_, err = f.store.GC(ctx, GCOptions{Retention: -1})
+	check(t, err)
+	gc, err := f.store.GC(ctx, GCOptions{Retention: -1})
+	check(t, err)
+	if len(gc.Kept) > 0 {
+		t.Errorf("gc past the time: %+v", gc)
 	}
 }

@@ -19,6 +19,10 @@ type sessionChecker struct {
 	reopen bool // something is wrong that an open mends
 	// whole: all records of a tree decode, so that the engine can open it.
 	whole bool
+	// others are layers of the session that only forks of it, or paths in the
+	// trash, need; blind says why they are not known.
+	others layerSet
+	blind  error
 }
 
 // path is that of something in the session's directory.
@@ -47,6 +51,13 @@ func (c *sessionChecker) run() {
 	if err != nil {
 		c.found(c.path(historyFile), err.Error(), "", nil)
 		return
+	}
+	c.blind = c.checker.blind
+	if c.others, err = c.store.discards(m.Retired); err != nil && c.blind == nil {
+		c.blind = err
+	}
+	for tree, ranges := range c.checker.shared[m.ID] {
+		c.others.add(tree, ranges)
 	}
 	for _, t := range m.Trees {
 		c.tree(m, t, needs[t.Name], history)
@@ -131,10 +142,10 @@ func (c *sessionChecker) tree(m *manifest, t treeRecord, needed []overlay.Range,
 		c.whole = false
 		c.found(c.path(rel, dirLayers, layerDir(n)), "a layer that is recorded, and not there"+c.usedBy(t.Name, n, history), "", nil)
 	}
-	c.shared(m, t.Name, needed)
+	c.fromOrigins(m, t.Name, needed)
 	for _, n := range have {
 		switch {
-		case contains(own, n):
+		case contains(own, n) || contains(c.others[t.Name], n):
 			c.report.Layers++
 			c.record(state, layers, rel, n, n == t.Stack.Active)
 		case !c.live && n != m.Building:
@@ -173,8 +184,8 @@ func (c *sessionChecker) usedBy(tree string, n overlay.LayerID, history []Snapsh
 	return fmt.Sprintf("; %d snapshots from %s on need it", count, first)
 }
 
-// shared looks for the layers that are another session's.
-func (c *sessionChecker) shared(m *manifest, tree string, needed []overlay.Range) {
+// fromOrigins looks for the layers that are another session's.
+func (c *sessionChecker) fromOrigins(m *manifest, tree string, needed []overlay.Range) {
 	there := &present{store: c.store, man: m, dir: c.h.dir, have: map[string][]overlay.LayerID{}}
 	for i, o := range m.Origins {
 		ranges := m.shared(i, needed)
@@ -208,6 +219,10 @@ func (c *sessionChecker) record(state, layers int, rel string, n overlay.LayerID
 func (c *sessionChecker) stray(m *manifest, t treeRecord, state, layers int, n overlay.LayerID) {
 	fs := c.store.fs
 	path := c.path(dirTrees, t.Name, dirLayers, layerDir(n))
+	if c.blind != nil {
+		c.found(path, fmt.Sprintf("a layer that no record of the session accounts for; a fork may need it, which is not known: %v", c.blind), "", nil)
+		return
+	}
 	files, err := names(fs, layers, filepath.Join(layerDir(n), layerTree))
 	if err == unix.ENOENT || err == nil && len(files) == 0 || n < 0 || contains(m.Dropping[t.Name], n) {
 		// Prepared, or made of what is elsewhere, or on its way out.

@@ -148,6 +148,14 @@ func (g *collector) layers(h *held) error {
 			stay = append(stay, r)
 		}
 	}
+	discards, err := g.store.discards(stay)
+	if err != nil {
+		return err
+	}
+	for tree, ranges := range discards {
+		known.add(tree, ranges)
+		named.add(tree, ranges)
+	}
 	for _, r := range gone {
 		for tree, layers := range r.Layers {
 			if err := g.retire(h, tree, without(layers, named[tree]), stay); err != nil {

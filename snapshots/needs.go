@@ -53,6 +53,29 @@ func (s *Store) needs(m *manifest, dir int) (layerSet, error) {
 	return out, nil
 }
 
+// discards are the layers that are needed for paths in the trash to be brought
+// back, by what a session retired. They are not nil where there is an error, which means that no
+// layer may be removed.
+func (s *Store) discards(all []retired) (layerSet, error) {
+	out := layerSet{}
+	for _, r := range all {
+		if r.Trash == "" {
+			continue
+		}
+		t, err := s.openTrash(r.Trash)
+		if errors.Is(err, ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return out, err
+		}
+		if t.discard != nil {
+			out.addSnapshot(Snapshot{Stacks: t.discard.Stacks})
+		}
+	}
+	return out, nil
+}
+
 // allShared are the layers of each session, by its id, that forks of it cannot
 // do without. Forks in the trash count, since they can be brought back. An
 // error means that no layer may be removed.
@@ -101,6 +124,13 @@ func (s *Store) addShared(rel string, out map[string]layerSet) error {
 	needs, err := s.needs(m, dir)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
+	}
+	discards, err := s.discards(m.Retired)
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	for tree, ranges := range discards {
+		needs.add(tree, ranges)
 	}
 	for i, o := range m.Origins {
 		if out[o.Session] == nil {

@@ -72,11 +72,15 @@ func (l *Live) prune(ctx context.Context, p Prune) (out Pruned, err error) {
 	if err != nil {
 		return out, err
 	}
+	m := l.held.man.Load()
+	discards, err := store.discards(m.Retired)
+	if err != nil {
+		return out, err
+	}
 	all, err := readHistory(store.fs, l.held.dir)
 	if err != nil {
 		return out, fmt.Errorf("%s: %w", historyFile, err)
 	}
-	m := l.held.man.Load()
 	var kept []Snapshot
 	for i, snap := range all {
 		if snap.Number > m.last().Number || p.keeps(snap, len(all)-i, m) {
@@ -100,7 +104,7 @@ func (l *Live) prune(ctx context.Context, p Prune) (out Pruned, err error) {
 	if err := l.forget(kept); err != nil {
 		return out, err
 	}
-	return out, l.free(shared[l.held.id], kept, &out)
+	return out, l.free(shared[l.held.id], discards, kept, &out)
 }
 
 // dropUnneeded notes which layers only forgotten snapshots need.
@@ -223,7 +227,7 @@ func (l *Live) forget(kept []Snapshot) error {
 }
 
 // free removes the layers that nothing needs any more.
-func (l *Live) free(shared layerSet, kept []Snapshot, out *Pruned) error {
+func (l *Live) free(shared, discards layerSet, kept []Snapshot, out *Pruned) error {
 	// Stacks in the history name their layers of replaced files by now, and
 	// what a commit retired has no use but to show older snapshots.
 	err := l.held.update(func(m *manifest) {
@@ -244,16 +248,12 @@ func (l *Live) free(shared layerSet, kept []Snapshot, out *Pruned) error {
 	if err != nil {
 		return err
 	}
-	for _, r := range m.Retired {
-		if t, err := l.held.store.openTrash(r.Trash); err == nil && t.discard != nil {
-			needs.addSnapshot(Snapshot{Stacks: t.discard.Stacks})
-		}
-	}
 	// What others still need, or what is open without a name, goes with a later
 	// GC.
 	later := layerSet{}
 	for i, t := range m.Trees {
 		later.add(t.Name, without(shared[t.Name], needs[t.Name]))
+		later.add(t.Name, without(m.own(discards[t.Name]), needs[t.Name]))
 		for _, n := range l.trees[i].Pinned() {
 			later.add(t.Name, without([]overlay.Range{{From: n, To: n}}, needs[t.Name]))
 		}
