@@ -228,17 +228,20 @@ func (k *Command) Signal(sig syscall.Signal) error {
 // Resize sets the terminal's size.
 func (k *Command) Resize(s Size) error { return k.frames.sendValue(frameResize, s) }
 
-// endPatience is how long a guest may take to end what it was told to end.
-const endPatience = time.Minute
+// endPatience is how long a guest may take to end what it was told to end. Only
+// tests change it.
+var endPatience = time.Minute
 
 // End ends all of it, and returns at once: Gone tells when that is done. A guest
-// that does not do it is given up.
+// that does not do it, or does not even take what it is sent, is given up.
 func (k *Command) End() {
-	if err := k.frames.send(frameKill, nil); err != nil {
-		_ = k.conn.Close()
-		return
-	}
 	t := time.AfterFunc(endPatience, func() { _ = k.conn.Close() })
+	go func() {
+		// It waits for what is being sent, which the guest need not take.
+		if err := k.frames.send(frameKill, nil); err != nil {
+			_ = k.conn.Close()
+		}
+	}()
 	go func() {
 		<-k.gone
 		t.Stop()

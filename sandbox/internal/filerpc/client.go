@@ -62,8 +62,9 @@ func (c *Client) receive() {
 
 // cancelPatience is how long a call that was cancelled may take to end. It is
 // waited for, so that it has ended when its caller hears of it; a process that
-// does not answer holds nobody up for ever.
-const cancelPatience = 30 * time.Second
+// does not answer holds nobody up for ever, and one that takes nothing of what
+// it is sent is given up. Only tests change it.
+var cancelPatience = 30 * time.Second
 
 // call makes one call.
 func call[A, R any](ctx context.Context, c *Client, op string, req A) (R, error) {
@@ -76,25 +77,16 @@ func call[A, R any](ctx context.Context, c *Client, op string, req A) (R, error)
 		return out, err
 	}
 	defer c.forget(n)
-	if err := c.link.send(head{Call: n, Op: op}, req); err != nil {
-		if errors.Is(err, errTooLarge) {
-			return out, sandbox.Errorf(sandbox.TooLarge, op, "", "%w", err)
-		}
-		return out, closed(op, err)
+	b, err := encode(head{Call: n, Op: op}, req)
+	if errors.Is(err, errTooLarge) {
+		return out, sandbox.Errorf(sandbox.TooLarge, op, "", "%w", err)
 	}
-	var a answer
-	var ok bool
-	select {
-	case a, ok = <-ch:
-	case <-ctx.Done():
-		_ = c.link.send(head{Call: n, Op: opCancel}, nil)
-		t := time.NewTimer(cancelPatience)
-		defer t.Stop()
-		select {
-		case a, ok = <-ch:
-		case <-t.C:
-			return out, sandbox.Wrap(op, "", ctx.Err())
-		}
+	if err != nil {
+		return out, sandbox.Wrap(op, "", err)
+	}
+	a, ok, err := c.exchange(ctx, op, n, b, ch)
+	if err != nil {
+		return out, err
 	}
 	if !ok {
 		c.mu.Lock()
@@ -107,6 +99,55 @@ func call[A, R any](ctx context.Context, c *Client, op string, req A) (R, error)
 		}
 	}
 	return out, a.err.err()
+}
+
+// exchange sends the call n, which is b, and waits for what comes of it on ch.
+func (c *Client) exchange(ctx context.Context, op string, n uint64, b []byte, ch chan answer) (a answer, ok bool, err error) {
+	sent := c.begun(nil, b)
+	done := ctx.Done()
+	var patience <-chan time.Time
+	for {
+		select {
+		case a, ok = <-ch:
+			return a, ok, nil
+		case err := <-sent:
+			if err != nil {
+				return a, false, closed(op, err)
+			}
+			sent = nil
+		case <-done:
+			done = nil
+			t := time.NewTimer(cancelPatience)
+			defer t.Stop()
+			patience = t.C
+			cancel, err := encode(head{Call: n, Op: opCancel}, nil)
+			if err != nil {
+				return a, false, sandbox.Wrap(op, "", err)
+			}
+			sent = c.begun(sent, cancel)
+		case <-patience:
+			if sent != nil {
+				_ = c.Close() // or whoever sends now waited for ever
+			}
+			return a, false, sandbox.Wrap(op, "", ctx.Err())
+		}
+	}
+}
+
+// begun sends b, after what is told on before if that is not nil, without
+// waiting for it: the other side need not take it.
+func (c *Client) begun(before <-chan error, b []byte) <-chan error {
+	sent := make(chan error, 1)
+	go func() {
+		if before != nil {
+			if err := <-before; err != nil {
+				sent <- err
+				return
+			}
+		}
+		sent <- c.link.write(b)
+	}()
+	return sent
 }
 
 // cborNull is the body of an answer without a result.

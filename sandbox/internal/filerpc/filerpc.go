@@ -102,20 +102,34 @@ type link struct {
 var errTooLarge = errors.New("the message is too large")
 
 func (l *link) send(h head, body any) error {
+	b, err := encode(h, body)
+	if err != nil {
+		return err
+	}
+	return l.write(b)
+}
+
+// encode makes a message.
+func encode(h head, body any) ([]byte, error) {
 	var out bytes.Buffer
 	out.Write(make([]byte, 4))
 	enc := encMode.NewEncoder(&out)
 	if err := enc.Encode(h); err != nil {
-		return err
+		return nil, err
 	}
 	if err := enc.Encode(body); err != nil {
-		return err
+		return nil, err
 	}
 	b := out.Bytes()
 	if len(b)-4 > maxMessage {
-		return fmt.Errorf("%w: %d bytes; up to %d are possible", errTooLarge, len(b)-4, maxMessage)
+		return nil, fmt.Errorf("%w: %d bytes; up to %d are possible", errTooLarge, len(b)-4, maxMessage)
 	}
 	binary.BigEndian.PutUint32(b, uint32(len(b)-4))
+	return b, nil
+}
+
+// write sends a message. It waits as long as the other side takes nothing.
+func (l *link) write(b []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_, err := l.rw.Write(b)

@@ -69,6 +69,38 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// A process that takes nothing of what it is sent holds nobody up who gives up
+// waiting, and is given up.
+func TestNothingTaken(t *testing.T) {
+	defer func(d time.Duration) { cancelPatience = d }(cancelPatience)
+	cancelPatience = 50 * time.Millisecond
+	here, there := net.Pipe()
+	defer there.Close()
+	c := NewClient(here)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Read(ctx, sandbox.ReadRequest{Path: "f"})
+		done <- err
+	}()
+	// Some of the call has come, so that the rest is on its way.
+	if _, err := there.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	select {
+	case err := <-done:
+		if !errors.Is(err, sandbox.Canceled) {
+			t.Error(err)
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("a cancelled call holds its caller up")
+	}
+	if _, err := c.Stat(t.Context(), sandbox.StatRequest{Path: "f"}); !errors.Is(err, sandbox.Closed) {
+		t.Errorf("the next call: %v", err)
+	}
+}
+
 // said is the other end of a connection that has said all it will, whatever it
 // hears. It says it once it was asked.
 type said struct {
