@@ -245,11 +245,25 @@ func (r *runner) work(c *chain, sc *scratch) error {
 	}
 	r.q.mu.Lock()
 	defer r.q.mu.Unlock()
-	if r.ring.give(c.head, n) && r.q.call >= 0 {
-		one := [8]byte{1}
-		_, _ = unix.Write(r.q.call, one[:])
+	if r.ring.give(c.head, n) {
+		r.q.notify()
 	}
 	return nil
+}
+
+// notify calls the guest. The monitor shares the descriptor and can make writes
+// to it wait, which nothing here may do; one that takes nothing just now has a
+// call in it that was not taken yet.
+//
+// Preconditions: q.mu is held.
+func (q *queue) notify() {
+	if q.call < 0 {
+		return
+	}
+	if n, _ := unix.Poll([]unix.PollFd{{Fd: int32(q.call), Events: unix.POLLOUT}}, 0); n == 1 {
+		one := [8]byte{1}
+		_, _ = unix.Write(q.call, one[:])
+	}
 }
 
 // setCall replaces the descriptor that the guest is called by, which the monitor

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -90,12 +91,10 @@ func (s *session) serve(in, out [][]byte, sc *scratch) (n int, err error) {
 	case size > maxRequest:
 		return 0, fmt.Errorf("%w: operation %d of %d bytes", errShape, op, size)
 	case size > len(sc.in):
-		head := len(sc.in)
-		b := room(sc.in, size)
-		gather(b, in, 0)
 		// What has been looked at is kept as it was.
-		copy(b[:head], sc.in[:head])
-		sc.in = b
+		head := len(sc.in)
+		sc.in = slices.Grow(sc.in, size-head)[:size]
+		gather(sc.in[head:], in, head)
 	}
 	r, st := parse(sc.in, sc.data, free)
 	if st != fuse.OK {

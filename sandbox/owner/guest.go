@@ -340,14 +340,32 @@ func (s *server) mountVM(ctx context.Context, r VMMount) (VMMounted, error) {
 		return out, fmt.Errorf("mount at %s: something is mounted there already: %w", r.Path, snapshots.ErrExists)
 	}
 	t, err := s.addToGuest(ctx, m, r, &out)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	if err == nil {
+		err = m.mounted(r.Path, t)
+	}
 	if err != nil {
+		s.mu.Lock()
 		delete(m.mounts, r.Path)
+		s.mu.Unlock()
 		return VMMounted{}, err
 	}
-	m.mounts[r.Path] = t
 	return out, nil
+}
+
+// mounted notes what was mounted at path, which goes when the machine does. It
+// goes at once if that has ended meanwhile.
+func (m *machine) mounted(path string, t guestTree) error {
+	m.s.mu.Lock()
+	running := m.phase == Running
+	if running {
+		m.mounts[path] = t
+	}
+	m.s.mu.Unlock()
+	if running {
+		return nil
+	}
+	t.release()
+	return m.s.errNoMachine()
 }
 
 // addToGuest adds the directory to the export and has the agent bind it.

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -110,6 +113,22 @@ func (s *server) source(want FUSE) (fs.Source, error) {
 	return fs.Snapshot(t, snap.Stacks[want.Tree]), nil
 }
 
+// hostState begins the names of the directories that hostSource makes.
+const hostState = "mount-"
+
+// removeLeft removes what hostSource made for an owner that was killed.
+func removeLeft(dir string, log *slog.Logger) {
+	in, err := os.ReadDir(dir)
+	for _, d := range in {
+		if d.IsDir() && strings.HasPrefix(d.Name(), hostState) {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, d.Name())))
+		}
+	}
+	if err != nil {
+		log.Warn("remove what an owner before this one has left", "error", err)
+	}
+}
+
 // hostSource is a directory of the host as a tree without layers. release
 // closes it when it is no longer served.
 func (s *server) hostSource(path string) (fs.Source, func(), error) {
@@ -117,7 +136,7 @@ func (s *server) hostSource(path string) (fs.Source, func(), error) {
 	defer bases.close()
 	// The engine keeps its state of a tree somewhere, also of one that is
 	// only looked at.
-	dir, err := os.MkdirTemp(s.sess.Dir(), "mount-")
+	dir, err := os.MkdirTemp(s.sess.Dir(), hostState)
 	if err != nil {
 		return nil, nil, err
 	}

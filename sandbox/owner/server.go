@@ -53,6 +53,7 @@ type server struct {
 }
 
 func newServer(live *snapshots.Live, log *slog.Logger) *server {
+	removeLeft(live.Session().Dir(), log)
 	return &server{
 		sess: live.Session(), live: live, log: log, since: time.Now(),
 		clients: map[*peer]struct{}{}, mounts: map[int]*served{}, end: make(chan struct{}),
