@@ -137,6 +137,20 @@ func (t *Tree) Pinned() (out []LayerID) {
 	return out
 }
 
+// Shown are the views that [Tree.View] made and that are not detached, each with
+// the layers that it shows.
+func (t *Tree) Shown() map[*Face][]Range {
+	out := map[*Face][]Range{}
+	t.facesMu.RLock()
+	defer t.facesMu.RUnlock()
+	for _, f := range t.faces {
+		if f.fixed != nil {
+			out[f] = f.fixed.sealed
+		}
+	}
+	return out
+}
+
 // Forget drops what is known of all layers that keep does not want, whose
 // directories are about to be removed, and the index that has it too. Stacks
 // are those that may still be shown: content that they had in such layers is

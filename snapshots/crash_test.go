@@ -198,7 +198,7 @@ func crashOps() map[string]crashOp {
 			return err
 		}},
 		"merge": {run: func(w *crashWorld) error {
-			_, err := w.o.Tidy(ctx, TidyPolicy{Age: -time.Hour, AtOnce: 100}, nil)
+			_, err := w.o.Tidy(ctx, TidyPolicy{Age: -time.Hour, AtOnce: 100})
 			return err
 		}},
 		"take": {run: func(w *crashWorld) error {

@@ -37,6 +37,12 @@ type Live struct {
 	bases   []bool
 	treesMu sync.RWMutex // a leaf
 
+	// viewing is held while a view of a snapshot is made, and while a prune
+	// looks which there are and removes the rest. It is taken after sem, and
+	// before the locks of the trees.
+	viewing sync.Mutex
+	views   map[*overlay.Face]overlay.LayerID // of which snapshot; protected by viewing
+
 	// sem holds one token: who has it may change the manifest and the fields
 	// below. It is a channel so that waiting for it can be given up.
 	sem     chan struct{}
@@ -211,6 +217,49 @@ func (l *Live) Tree(name string) *overlay.Tree {
 		}
 	}
 	return nil
+}
+
+// View makes a read-only view of tree as snapshot n has it, which stays what it
+// is until it is detached. An unknown snapshot or tree is ErrNotFound.
+func (l *Live) View(tree string, n overlay.LayerID) (*overlay.Face, error) {
+	t := l.Tree(tree)
+	if t == nil {
+		return nil, fmt.Errorf("session %s: tree %q: %w", l.held.Name(), tree, ErrNotFound)
+	}
+	l.viewing.Lock()
+	defer l.viewing.Unlock()
+	snap, err := l.held.snapshot(n)
+	if err != nil {
+		return nil, err
+	}
+	face, err := t.View(snap.Stacks[tree])
+	if err != nil {
+		return nil, err
+	}
+	l.looked() // those that were detached are forgotten
+	l.views[face] = n
+	return face, nil
+}
+
+// looked are the snapshots that views show.
+//
+// Preconditions: viewing is held.
+func (l *Live) looked() map[overlay.LayerID]bool {
+	out := map[overlay.LayerID]bool{}
+	views := map[*overlay.Face]overlay.LayerID{}
+	for _, t := range l.held.man.Load().Trees {
+		tree := l.Tree(t.Name)
+		if tree == nil {
+			continue // it is being added
+		}
+		for face := range tree.Shown() {
+			if n, ok := l.views[face]; ok {
+				views[face], out[n] = n, true
+			}
+		}
+	}
+	l.views = views
+	return out
 }
 
 // ReadOnlyBase tells whether a tree's base is reached through a detached

@@ -26,6 +26,17 @@ func (s layerSet) addSnapshot(snap Snapshot) {
 	}
 }
 
+// within is what s has of layers.
+func (s layerSet) within(layers map[string][]overlay.Range) map[string][]overlay.Range {
+	out := map[string][]overlay.Range{}
+	for tree, ranges := range layers {
+		if both := without(ranges, without(ranges, s[tree])); len(both) > 0 {
+			out[tree] = both
+		}
+	}
+	return out
+}
+
 // needs are the layers that a session in directory dir cannot do without: those
 // of its stacks and of its history, and those that wait for their removal.
 func (s *Store) needs(m *manifest, dir int) (layerSet, error) {

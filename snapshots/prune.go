@@ -14,7 +14,7 @@ import (
 )
 
 // Prune says what [Live.Prune] forgets: every snapshot that none of the fields
-// keeps. The latest is always kept.
+// keeps. The latest is always kept, and so are those that views show.
 type Prune struct {
 	// KeepLast snapshots, counted from the latest.
 	KeepLast int `json:"keep_last,omitempty"`
@@ -22,10 +22,11 @@ type Prune struct {
 	KeepNamed bool `json:"keep_named,omitempty"`
 	// Before keeps what was made then or later; zero keeps nothing for its age.
 	Before time.Time `json:"before,omitzero"`
-	// Keep are further snapshots to keep, such as those that are mounted.
+	// Keep are further snapshots to keep.
 	Keep []overlay.LayerID `json:"keep,omitempty"`
 	// Only these snapshots go, unless it is nil; the other fields then count
-	// for nothing, and a name given meanwhile keeps.
+	// for nothing, and a name given meanwhile keeps. What a commit retired then
+	// stays known as such.
 	Only []overlay.LayerID `json:"only,omitempty"`
 	// DryRun only reports which snapshots would go.
 	DryRun bool `json:"dry_run,omitempty"`
@@ -72,6 +73,8 @@ func (l *Live) prune(ctx context.Context, p Prune) (out Pruned, err error) {
 	if err != nil {
 		return out, err
 	}
+	l.viewing.Lock() // whoever looks at a snapshot from here on sees what is left
+	defer l.viewing.Unlock()
 	m := l.held.man.Load()
 	discards, err := store.discards(m.Retired)
 	if err != nil {
@@ -81,9 +84,10 @@ func (l *Live) prune(ctx context.Context, p Prune) (out Pruned, err error) {
 	if err != nil {
 		return out, fmt.Errorf("%s: %w", historyFile, err)
 	}
+	looked := l.looked()
 	var kept []Snapshot
 	for i, snap := range all {
-		if snap.Number > m.last().Number || p.keeps(snap, len(all)-i, m) {
+		if snap.Number > m.last().Number || p.keeps(snap, len(all)-i, m) || looked[snap.Number] {
 			kept = append(kept, m.withReplaced(snap))
 		} else {
 			out.Snapshots = append(out.Snapshots, snap.Number)
@@ -104,7 +108,7 @@ func (l *Live) prune(ctx context.Context, p Prune) (out Pruned, err error) {
 	if err := l.forget(kept); err != nil {
 		return out, err
 	}
-	return out, l.free(shared[l.held.id], discards, kept, &out)
+	return out, l.free(shared[l.held.id], discards, kept, p.Only != nil, &out)
 }
 
 // dropUnneeded notes which layers only forgotten snapshots need.
@@ -227,14 +231,21 @@ func (l *Live) forget(kept []Snapshot) error {
 }
 
 // free removes the layers that nothing needs any more.
-func (l *Live) free(shared, discards layerSet, kept []Snapshot, out *Pruned) error {
+func (l *Live) free(shared, discards layerSet, kept []Snapshot, retirees bool, out *Pruned) error {
+	wanted := layerSet{}
+	for _, snap := range kept {
+		wanted.addSnapshot(snap)
+	}
 	// Stacks in the history name their layers of replaced files by now, and
 	// what a commit retired has no use but to show older snapshots.
 	err := l.held.update(func(m *manifest) {
 		m.Replaced = nil
 		var stay []retired
 		for _, r := range m.Retired {
-			if r.Trash != "" {
+			if r.Trash == "" {
+				r.Layers = wanted.within(r.Layers)
+			}
+			if r.Trash != "" || retirees && len(r.Layers) > 0 {
 				stay = append(stay, r)
 			}
 		}
@@ -254,11 +265,17 @@ func (l *Live) free(shared, discards layerSet, kept []Snapshot, out *Pruned) err
 	for i, t := range m.Trees {
 		later.add(t.Name, without(shared[t.Name], needs[t.Name]))
 		later.add(t.Name, without(m.own(discards[t.Name]), needs[t.Name]))
+		for _, v := range l.trees[i].Shown() {
+			later.add(t.Name, without(m.own(v), needs[t.Name]))
+		}
 		for _, n := range l.trees[i].Pinned() {
 			later.add(t.Name, without([]overlay.Range{{From: n, To: n}}, needs[t.Name]))
 		}
 		keep := union(union(needs[t.Name], shared[t.Name]), []overlay.Range{{From: m.active(), To: m.active()}})
 		keep = union(keep, later[t.Name])
+		for _, v := range l.trees[i].Shown() {
+			keep = union(keep, v)
+		}
 		if err := forgetLayers(l.trees[i], keep, kept); err != nil {
 			return err
 		}

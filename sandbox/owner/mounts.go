@@ -67,7 +67,7 @@ func (s *server) fuse(p *peer, r request, fd int) (Mount, error) {
 
 	opt := fs.Options{Writeback: want.Writeback, Logger: s.log}
 	if want.Snapshot == 0 {
-		opt.Past = past{s.sess, s.live.Tree(want.Tree)}
+		opt.Past = past{s.live, want.Tree}
 		opt.Changed = func(pid uint32, path func() string) { s.changed.note(m, pid, path) }
 	}
 	if want.Snapshot == 0 && want.Host == "" {
@@ -110,7 +110,7 @@ func (s *server) source(want FUSE) (fs.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fs.Snapshot(t, snap.Stacks[want.Tree]), nil
+	return func(overlay.Notifier) (*overlay.Face, error) { return s.live.View(want.Tree, snap.Number) }, nil
 }
 
 // hostState begins the names of the directories that hostSource makes.

@@ -1,6 +1,7 @@
 package owner
 
 import (
+	"errors"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -11,13 +12,13 @@ import (
 
 // past shows the session's snapshots in the live mounts of one tree.
 type past struct {
-	sess *snapshots.Session
-	tree *overlay.Tree
+	live *snapshots.Live
+	tree string
 }
 
 // Names lists the snapshots, by number, and the names that some have.
 func (p past) Names() ([]string, error) {
-	history, err := p.sess.History()
+	history, err := p.live.Session().History()
 	if err != nil {
 		return nil, err
 	}
@@ -35,10 +36,13 @@ func (p past) Names() ([]string, error) {
 
 // View shows one of them.
 func (p past) View(name string) (*overlay.Face, uint64, error) {
-	snap, err := p.sess.Snapshot(name)
+	snap, err := p.live.Session().Snapshot(name)
 	if err != nil {
 		return nil, 0, unix.ENOENT
 	}
-	face, err := p.tree.View(snap.Stacks[p.tree.Name()])
+	face, err := p.live.View(p.tree, snap.Number)
+	if errors.Is(err, snapshots.ErrNotFound) {
+		err = unix.ENOENT // it went meanwhile
+	}
 	return face, uint64(snap.Number), err
 }

@@ -16,7 +16,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/snapshots"
 )
 
@@ -288,7 +287,6 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		b.Keep = append(b.Keep, s.shown()...)
 		return s.live.Prune(p.ctx, b)
 	case opWait, opAbort:
 		m, err := body[mountBody](r)
@@ -342,25 +340,12 @@ const tidyEvery = 1000
 
 // tidy merges checkpoints that are old and have no name.
 func (s *server) tidy() {
-	done, err := s.live.Tidy(context.Background(), snapshots.DefaultTidy, s.shown())
+	done, err := s.live.Tidy(context.Background(), snapshots.DefaultTidy)
 	if err != nil {
 		s.log.Warn("merge old checkpoints", "error", err)
 	} else if len(done.Snapshots) > 0 {
 		s.log.Info("merged old checkpoints", "forgotten", len(done.Snapshots), "layers", done.Layers, "bytes", done.Bytes)
 	}
-}
-
-// shown are the snapshots that are mounted.
-func (s *server) shown() []overlay.LayerID {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []overlay.LayerID
-	for _, m := range s.mounts {
-		if m.Snapshot != 0 {
-			out = append(out, m.Snapshot)
-		}
-	}
-	return out
 }
 
 // checkIdle ends the owner when nobody needs it any more.
