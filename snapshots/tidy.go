@@ -2,6 +2,7 @@ package snapshots
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/galleyfs/galley/overlay"
@@ -17,12 +18,13 @@ type TidyPolicy struct {
 	// Most is how many snapshots without a name there may be at all.
 	Most int
 	// Least is how many must have to go before any does, and AtOnce how many
-	// go at a time: merging copies content.
-	Least, AtOnce int
+	// go at a time: merging copies content. Seals wait for no more than Hold of
+	// them; 0 is AtOnce.
+	Least, AtOnce, Hold int
 }
 
 // DefaultTidy is the policy of every owner: docs/history.md tells people of it.
-var DefaultTidy = TidyPolicy{Age: DefaultRetention, KeepLast: 100, Most: 10_000, Least: 100, AtOnce: 1000}
+var DefaultTidy = TidyPolicy{Age: DefaultRetention, KeepLast: 100, Most: 10_000, Least: 100, AtOnce: 1000, Hold: 200}
 
 // Tidy forgets old snapshots without a name and merges their layers, so that a
 // session that goes on for ever does not grow for ever. What views show stays,
@@ -61,7 +63,23 @@ func (l *Live) Tidy(ctx context.Context, policy TidyPolicy) (Pruned, error) {
 	if len(gone) < policy.Least {
 		return Pruned{}, nil
 	}
-	return l.Prune(ctx, Prune{Only: gone})
+	var out Pruned
+	hold := policy.Hold
+	if hold == 0 {
+		hold = policy.AtOnce
+	}
+	// Whoever waits meanwhile gets his turn after each.
+	for some := range slices.Chunk(gone, hold) {
+		done, err := l.Prune(ctx, Prune{Only: some})
+		out.Snapshots = append(out.Snapshots, done.Snapshots...)
+		out.Merged += done.Merged
+		out.Layers += done.Layers
+		out.Bytes += done.Bytes
+		if err != nil {
+			return out, err
+		}
+	}
+	return out, nil
 }
 
 // lineEnds are the snapshots that have layers which were neither committed nor

@@ -198,3 +198,27 @@ func TestPruneLeavesWhatIsLookedAt(t *testing.T) {
 		t.Errorf("gc: %+v", rep)
 	}
 }
+
+// TestTidyLetsSealsThrough: what goes at a time goes in several steps, between
+// which others get their turn.
+func TestTidyLetsSealsThrough(t *testing.T) {
+	f := newFixture(t, nil)
+	s := f.create(Spec{})
+	o := mustOpen(t, s)
+	for i := range 25 {
+		check(t, o.put(Workspace, "a", fmt.Sprint(i)))
+		o.mustSeal(t, "")
+	}
+	live := o.content(t, Workspace)
+	done, err := o.Tidy(ctx, TidyPolicy{Age: -time.Hour, KeepLast: 3, AtOnce: 20, Hold: 8})
+	check(t, err)
+	if len(done.Snapshots) != 20 || done.Merged != 3 {
+		t.Errorf("in three steps: %+v", done)
+	}
+	if got := o.content(t, Workspace); got != live {
+		t.Errorf("the live view is %q, was %q", got, live)
+	}
+	if h, err := s.History(); err != nil || len(h) != 5 {
+		t.Errorf("history of %d, %v", len(h), err)
+	}
+}

@@ -65,19 +65,7 @@ func (s *server) fuse(p *peer, r request, fd int) (Mount, error) {
 	s.mounts[m.ID] = m
 	s.mu.Unlock()
 
-	opt := fs.Options{Writeback: want.Writeback, Logger: s.log}
-	if want.Snapshot == 0 {
-		opt.Past = past{s.live, want.Tree}
-		opt.Changed = func(pid uint32, path func() string) { s.changed.note(m, pid, path) }
-	}
-	if want.Snapshot == 0 && want.Host == "" {
-		who := &acting{live: s.live, mount: m}
-		if want.Private {
-			who.within = p.state.PID
-		}
-		opt.Acting = who.acts
-	}
-	m.server, err = fs.Serve(dev, src, opt)
+	m.server, err = fs.Serve(dev, src, s.options(p, m))
 	close(m.ready)
 	if err != nil {
 		s.unserve(m)
@@ -95,6 +83,23 @@ func (s *server) fuse(p *peer, r request, fd int) (Mount, error) {
 		s.unserve(m)
 	}()
 	return m.Mount, nil
+}
+
+// options are those that a mount is served with. Only a live view of a tree has
+// a past, and changes.
+func (s *server) options(p *peer, m *served) fs.Options {
+	opt := fs.Options{Writeback: m.Writeback, Logger: s.log}
+	if m.Snapshot != 0 || m.Host != "" {
+		return opt
+	}
+	opt.Past = past{s.live, m.Tree}
+	opt.Changed = func(pid uint32, path func() string) { s.changed.note(m, pid, path) }
+	who := &acting{live: s.live, mount: m}
+	if m.Private {
+		who.within = p.state.PID
+	}
+	opt.Acting = who.acts
+	return opt
 }
 
 // source is the face that a mount shows.

@@ -279,3 +279,29 @@ func TestSilentOwner(t *testing.T) {
 		t.Errorf("the history was %+v, and is %+v", before, after)
 	}
 }
+
+// TestHostMountHasNoPast: a directory of the host is no tree of the session, and
+// has no older points to look at.
+func TestHostMountHasNoPast(t *testing.T) {
+	s := &server{}
+	for want, m := range map[bool]FUSE{true: {Tree: snapshots.Workspace}, false: {Host: t.TempDir()}} {
+		if opt := s.options(&peer{}, &served{Mount: Mount{FUSE: m}}); (opt.Past != nil) != want {
+			t.Errorf("%+v has a past: %v", m, opt.Past)
+		}
+	}
+}
+
+// TestNothingBeginsAtTheEnd: once the owner waits for what is in the background,
+// nothing more gets there.
+func TestNothingBeginsAtTheEnd(t *testing.T) {
+	s := &server{end: make(chan struct{})}
+	began := make(chan struct{}, 2)
+	s.inBackground(func() { began <- struct{}{} })
+	s.tidying.Wait()
+	s.finish()
+	s.inBackground(func() { began <- struct{}{} })
+	s.tidying.Wait()
+	if n := len(began); n != 1 {
+		t.Errorf("%d began, want 1", n)
+	}
+}

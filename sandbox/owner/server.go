@@ -242,7 +242,7 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 		}
 		snap, err := s.seal(p.ctx, opt)
 		if s.seals.Add(1)%tidyEvery == 0 {
-			s.tidying.Go(s.tidy)
+			s.inBackground(s.tidy)
 		}
 		return snap, err
 	case opCommitted:
@@ -337,6 +337,15 @@ func (s *server) do(p *peer, r request, fd int) (any, error) {
 // tidyEvery is how many seals lie between two looks for old checkpoints, in a
 // session that goes on.
 const tidyEvery = 1000
+
+// inBackground runs f, which the end of the owner waits for, unless that began.
+func (s *server) inBackground(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ending {
+		s.tidying.Go(f)
+	}
+}
 
 // tidy merges checkpoints that are old and have no name.
 func (s *server) tidy() {
