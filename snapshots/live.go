@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +24,10 @@ type OpenOptions struct {
 	OpenBase func(path string) (*overlay.Base, error)
 	// NoWatch switches off watching the bases.
 	NoWatch bool
+	// UpTo, unless it is empty, are the trees that [Live.Replacing] is to work
+	// on, the only thing that the session can be used for then: those behind the
+	// last of them stay closed, so that nothing is asked of their bases.
+	UpTo []string
 }
 
 // Live is a session that this process has open for work: it holds the lock and
@@ -53,6 +58,7 @@ type Live struct {
 	quota  *overlay.Quota // nil without a bound
 	acts   actors
 	closed bool
+	part   bool // not all trees are open
 }
 
 // Open takes the session's lock and opens its trees. A session that another
@@ -69,6 +75,7 @@ func (s *Session) Open(ctx context.Context, opt OpenOptions) (*Live, error) {
 		return nil, err
 	}
 	l := &Live{held: h, sem: make(chan struct{}, 1)}
+	l.part = l.upTo(opt) < len(h.man.Load().Trees)
 	l.lazy.lazy = l.keptBefore()
 	h.written = l.manifestWritten
 	if err := l.open(opt); err != nil {
@@ -94,7 +101,7 @@ func (l *Live) open(opt OpenOptions) error {
 	}
 	l.durable = m.Durable
 	if m.Boot != bootID() {
-		if err := l.recoverSealed(m); err != nil {
+		if err := l.recoverSealed(m, l.upTo(opt)); err != nil {
 			return err
 		}
 	}
@@ -102,7 +109,7 @@ func (l *Live) open(opt OpenOptions) error {
 	if l.quota, err = l.openQuota(); err != nil {
 		return err
 	}
-	for _, t := range m.Trees {
+	for _, t := range m.Trees[:l.upTo(opt)] {
 		tree, detached, err := l.openTree(t, opt, t.Stack)
 		if err != nil {
 			return err
@@ -116,6 +123,21 @@ func (l *Live) open(opt OpenOptions) error {
 		}
 	}
 	return nil
+}
+
+// upTo is how many trees are to be opened.
+func (l *Live) upTo(opt OpenOptions) int {
+	m := l.held.man.Load()
+	if len(opt.UpTo) == 0 || m.Taking != nil {
+		return len(m.Trees)
+	}
+	count := 0
+	for i, t := range m.Trees {
+		if slices.Contains(opt.UpTo, t.Name) {
+			count = i + 1
+		}
+	}
+	return count
 }
 
 func (l *Live) fs() hostfs.FS { return l.held.store.fs }
@@ -178,8 +200,8 @@ func removeLayer(fs hostfs.FS, sessionDir int, tree string, n overlay.LayerID) e
 // recoverSealed compares the layers that were sealed but perhaps not on the
 // disk when the power went with their records, the lowest first, by opening
 // each as the active layer that it then was.
-func (l *Live) recoverSealed(m *manifest) error {
-	for _, t := range m.Trees {
+func (l *Live) recoverSealed(m *manifest, upTo int) error {
+	for _, t := range m.Trees[:upTo] {
 		var below []overlay.Range
 		for _, r := range t.Stack.Sealed {
 			for n := r.From; n <= r.To; n++ {
@@ -192,6 +214,9 @@ func (l *Live) recoverSealed(m *manifest) error {
 				below = addLayer(below, n)
 			}
 		}
+	}
+	if l.part {
+		return nil // the others are still to be looked at
 	}
 	return l.held.update(func(m *manifest) { m.Boot = bootID() })
 }
@@ -277,6 +302,14 @@ func (l *Live) ReadOnlyBase(name string) bool {
 
 // acquire waits for the right to change the session.
 func (l *Live) acquire(ctx context.Context) error {
+	if l.part {
+		return fmt.Errorf("session %s: not all of its trees are open", l.held.Name())
+	}
+	return l.acquirePart(ctx)
+}
+
+// acquirePart is acquire for what can do without some of the trees.
+func (l *Live) acquirePart(ctx context.Context) error {
 	select {
 	case l.sem <- struct{}{}:
 	case <-ctx.Done():
@@ -313,7 +346,7 @@ func (l *Live) Close() error {
 	}
 	l.closed = true
 	err := l.syncManifest()
-	if m := l.held.man.Load(); l.durable > m.Durable || m.Boot != bootID() || l.quota != nil {
+	if m := l.held.man.Load(); !l.part && (l.durable > m.Durable || m.Boot != bootID() || l.quota != nil) {
 		err = errors.Join(err, l.held.update(func(m *manifest) {
 			m.Durable, m.Boot = l.durable, bootID()
 			if l.quota != nil {

@@ -61,7 +61,7 @@ func (l *Live) Replacing(ctx context.Context, r Replacing) error {
 			return err
 		}
 	}
-	if err := l.acquire(ctx); err != nil {
+	if err := l.acquirePart(ctx); err != nil {
 		return err
 	}
 	defer l.releaseSem()

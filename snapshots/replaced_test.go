@@ -199,3 +199,47 @@ func TestCommitLeavesAForkInTheTrash(t *testing.T) {
 	check(t, p.close())
 	check(t, o.close())
 }
+
+// TestReplacingWithoutAnotherTree: the directory of another tree of a fork may
+// be gone while what a commit replaces is kept for it.
+func TestReplacingWithoutAnotherTree(t *testing.T) {
+	f := newFixture(t, nil)
+	conf := filepath.Join(t.TempDir(), "conf")
+	write(t, filepath.Join(conf, "c"), "base")
+	s := f.create(Spec{Extra: []TreeSpec{{Name: "conf", Base: conf}}})
+	o := mustOpen(t, s)
+	check(t, o.put(Workspace, "a", "1"))
+	check(t, o.put("conf", "c", "1"))
+	o.mustSeal(t, "")
+	fork, err := f.store.Fork(ctx, s, Fork{At: 1, Name: "two"})
+	check(t, err)
+	entry, err := f.store.Remove(fork)
+	check(t, err)
+	family, err := f.store.Family(s)
+	check(t, err)
+	if len(family) != 1 {
+		t.Fatalf("family of %d", len(family))
+	}
+	check(t, os.Rename(conf, conf+".away"))
+	r := Replacing{Commit: "c", Live: true, Paths: map[string][]ReplacedPath{Workspace: {{Path: "kept"}}}}
+	if _, err := family[0].Open(ctx, OpenOptions{NoWatch: true}); err == nil {
+		t.Fatal("the session can be opened as a whole")
+	}
+	p, err := family[0].Open(ctx, OpenOptions{NoWatch: true, UpTo: []string{Workspace}})
+	check(t, err)
+	check(t, p.Replacing(ctx, r))
+	if _, err := p.Seal(ctx, SealOptions{}); err == nil {
+		t.Error("a session that is open in part can be sealed")
+	}
+	check(t, p.Close())
+	write(t, filepath.Join(f.base, "kept"), "committed")
+	check(t, os.Rename(conf+".away", conf))
+	fork, err = f.store.Restore(ctx, entry.ID)
+	check(t, err)
+	w := mustOpen(t, fork)
+	if got := w.content(t, Workspace) + "; " + w.content(t, "conf"); got != "a=1 kept=base sub/file=base; c=1" {
+		t.Errorf("the fork shows %q", got)
+	}
+	check(t, w.put("conf", "c", "2"))
+	w.mustSeal(t, "after")
+}

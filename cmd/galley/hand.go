@@ -19,6 +19,7 @@ const handTime = 2 * time.Second
 // soon uses the same hold.
 type hand struct {
 	sess *snapshots.Session
+	upTo []string // see [owner.Control]
 
 	mu    sync.Mutex
 	ctrl  owner.Controller // protected by mu; nil while nothing is held
@@ -30,7 +31,7 @@ func (h *hand) do(ctx context.Context, step func(owner.Controller) error) error 
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.ctrl == nil {
-		ctrl, err := owner.Control(ctx, h.sess)
+		ctrl, err := owner.Control(ctx, h.sess, h.upTo...)
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -50,7 +52,12 @@ func keepIn(ctx context.Context, h *hand, s *snapshots.Session, r snapshots.Repl
 	if s == h.sess {
 		return h.do(ctx, replacing)
 	}
-	other := &hand{sess: s}
+	if len(r.Paths) == 0 {
+		return nil
+	}
+	// The directory of another of its trees may be gone, which is none of the
+	// commit's business.
+	other := &hand{sess: s, upTo: slices.Collect(maps.Keys(r.Paths))}
 	err := other.do(ctx, replacing)
 	if closeErr := other.letGo(); err == nil {
 		err = closeErr

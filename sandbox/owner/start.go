@@ -111,8 +111,9 @@ func clearDead(ctx context.Context, log *slog.Logger) {
 
 // Control reaches sess whichever way there is: through its owner where it is
 // live, else by opening it in this process under its lock. A session that is
-// busy without an owner is waited for.
-func Control(ctx context.Context, sess *snapshots.Session) (Controller, error) {
+// busy without an owner is waited for. Where upTo names trees it is opened for
+// [Controller.Replacing] on them alone, as [snapshots.OpenOptions] tells.
+func Control(ctx context.Context, sess *snapshots.Session, upTo ...string) (Controller, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
@@ -123,7 +124,7 @@ func Control(ctx context.Context, sess *snapshots.Session) (Controller, error) {
 		if !errors.Is(err, ErrNoOwner) {
 			return nil, err
 		}
-		l, err := sess.Open(ctx, snapshots.OpenOptions{NoWatch: true})
+		l, err := sess.Open(ctx, snapshots.OpenOptions{NoWatch: true, UpTo: upTo})
 		if err == nil {
 			return l, nil
 		}
