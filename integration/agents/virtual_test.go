@@ -57,8 +57,8 @@ func TestVirtualSession(t *testing.T) {
 		}
 	}
 	exec("pwd; echo v >> main.go; wc -l < main.go", p.dir+"\n4\n")
-	apiCall(t, socket, "/mount", m{"host": mounted, "path": "/mnt/host", "write": true})
-	exec("cat /mnt/host/of-the-host; echo changed > /mnt/host/of-the-host; echo new > /mnt/host/new", "host\n")
+	apiCall(t, socket, "/mount", m{"host": mounted, "path": "/srv/host", "write": true})
+	exec("cat /srv/host/of-the-host; echo changed > /srv/host/of-the-host; echo new > /srv/host/new", "host\n")
 
 	// Another process looks at it, by the owner that the server is.
 	out, code := p.galley(t, "diff", "--name-status", "--session", "v")
@@ -68,7 +68,7 @@ func TestVirtualSession(t *testing.T) {
 		}
 	}
 	// And a command of the host runs in it, over FUSE, which the server serves.
-	if out, code := p.galley(t, "run", "--quiet", "--session", "v", "--", "sh", "-c", "tail -n 1 main.go; echo local > from-local; cat /mnt/host/new"); code != 0 || out != "v\nnew\n" {
+	if out, code := p.galley(t, "run", "--quiet", "--session", "v", "--", "sh", "-c", "tail -n 1 main.go; echo local > from-local; cat /srv/host/new"); code != 0 || out != "v\nnew\n" {
 		t.Errorf("galley run beside it: %d, %q", code, out)
 	}
 	exec("cat from-local", "local\n")

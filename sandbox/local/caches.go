@@ -201,6 +201,12 @@ func (b *builder) addDirs(i int, parent string, dirs []string) error {
 	}
 	fd, err := newMount("overlay", hostAttrs, option{"source", "galley"},
 		option{"lowerdir", fdPath(b.stage, stub) + ":" + fdPath(target, "")})
+	if errors.Is(err, unix.EINVAL) && len(inner) > 0 {
+		// In a user namespace the kernel shows no directory without what the
+		// host has mounted in it.
+		err = fmt.Errorf("%s holds mounts of the host, such as %s, so that an ordinary user can add no directory there; mount elsewhere: %w",
+			parent, inner[0].path, err)
+	}
 	if err != nil {
 		_ = unix.Close(target)
 		return err
