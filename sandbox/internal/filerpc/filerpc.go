@@ -85,6 +85,10 @@ func (f *failure) err() error {
 		return nil
 	}
 	e := &sandbox.Error{Code: f.Code, Op: f.Op, Path: f.Path, Message: f.Message, Offset: f.Offset, Count: f.Count}
+	if e.Code == "" {
+		// A guest may say anything; an error has a code.
+		e.Code = sandbox.Failed
+	}
 	if f.Errno != 0 {
 		e.Err = syscall.Errno(f.Errno)
 	}

@@ -134,6 +134,7 @@ func FuzzAnswers(f *testing.F) {
 	}
 	f.Add(message(head{Call: 1}, sandbox.GrepResult{Matches: []sandbox.GrepMatch{{Path: "a", Line: 1, Text: []byte("x")}}, Count: 1}))
 	f.Add(message(head{Call: 1, Error: &failure{Code: sandbox.NotFound, Message: "no", Errno: 2}}, nil))
+	f.Add(message(head{Call: 1, Error: &failure{Errno: 2}}, nil))
 	f.Add(message(head{Call: 7}, sandbox.ListResult{Entries: []sandbox.FileInfo{{Path: "\xff", ModTime: time.Unix(1, 2)}}}))
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xa1})
 	f.Fuzz(func(t *testing.T, b []byte) {
