@@ -22,18 +22,20 @@ const maxName = 255
 // offsets and sizes are what the client says they are, and a client may be a
 // hostile guest.
 type rawFS struct {
-	fuse.RawFileSystem // ENOSYS for what is not implemented here
-	face               *overlay.Face
-	nodes              *table
-	stats              counters
-	log                *slog.Logger
-	writeback          bool   // the kernel collects writes
-	past               *slot  // of an older point; nil for what the mount is of
-	guest              *guest // of a guest's kernel; nil for a mount's
-	stale              *staler
-	lister             *lister // nil: listings tell all
-	dev                *device
-	acting             func(pid uint32) // see Options
+	// Answers for locks alone: they are never asked for, since the kernel keeps
+	// the locks of a mount itself (and a guest's kernel those of the guest).
+	fuse.RawFileSystem
+	face      *overlay.Face
+	nodes     *table
+	stats     counters
+	log       *slog.Logger
+	writeback bool   // the kernel collects writes
+	past      *slot  // of an older point; nil for what the mount is of
+	guest     *guest // of a guest's kernel; nil for a mount's
+	stale     *staler
+	lister    *lister // nil: listings tell all
+	dev       *device
+	acting    func(pid uint32) // see Options
 
 	server atomic.Pointer[fuse.Server] // set by Init
 }

@@ -174,23 +174,23 @@ func (b *builder) addDirs(i int, parent string, dirs []string) error {
 		_ = unix.Close(target)
 		return err
 	}
-	stub := fmt.Sprintf("cache/stub%d", i)
-	stubs := []string{stub}
+	added := fmt.Sprintf("cache/added%d", i)
+	made := []string{added}
 	for _, d := range dirs {
 		rel := strings.Split(strings.TrimPrefix(d, parent+"/"), "/")
 		for n := range rel {
-			stubs = append(stubs, path.Join(append([]string{stub}, rel[:n+1]...)...))
+			made = append(made, path.Join(append([]string{added}, rel[:n+1]...)...))
 		}
 	}
-	for _, d := range stubs {
+	for _, d := range made {
 		if err := unix.Mkdirat(b.stage, d, 0o700); err != nil && !errors.Is(err, unix.EEXIST) {
 			_ = unix.Close(target)
 			return err
 		}
 	}
 	// The merged directory has the mode and owner of its upper side.
-	_ = unix.Fchownat(b.stage, stub, int(st.Uid), int(st.Gid), 0)
-	if err := unix.Fchmodat(b.stage, stub, st.Mode&0o7777, 0); err != nil {
+	_ = unix.Fchownat(b.stage, added, int(st.Uid), int(st.Gid), 0)
+	if err := unix.Fchmodat(b.stage, added, st.Mode&0o7777, 0); err != nil {
 		_ = unix.Close(target)
 		return err
 	}
@@ -200,7 +200,7 @@ func (b *builder) addDirs(i int, parent string, dirs []string) error {
 		return err
 	}
 	fd, err := newMount("overlay", hostAttrs, option{"source", "galley"},
-		option{"lowerdir", fdPath(b.stage, stub) + ":" + fdPath(target, "")})
+		option{"lowerdir", fdPath(b.stage, added) + ":" + fdPath(target, "")})
 	if errors.Is(err, unix.EINVAL) && len(inner) > 0 {
 		// In a user namespace the kernel shows no directory without what the
 		// host has mounted in it.
