@@ -44,12 +44,13 @@ type Options struct {
 // Sandbox is the local sandbox behind the contract: one set of namespaces that
 // stays, in which commands and the calls on files land.
 type Sandbox struct {
+	*fileCalls
+
 	info    sandbox.Info
 	session *snapshots.Session
 	owner   *owner.Client
 	env     []string
 	config  Config
-	files   *filerpc.Client
 	channel channel
 	process *os.Process
 	gone    chan struct{} // closed when all of the sandbox has ended
@@ -74,6 +75,10 @@ type Sandbox struct {
 }
 
 var _ sandbox.Sandbox = (*Sandbox)(nil)
+
+// fileCalls are the sandbox's calls on files, which land in the process that
+// works on them. By this name they are embedded and yet no exported field.
+type fileCalls = filerpc.Client
 
 // errClosed is why the context of a closed sandbox is cancelled.
 var errClosed = errors.New("the sandbox was closed")
@@ -158,7 +163,7 @@ func (s *Sandbox) start(ctx context.Context, set *setup) error {
 		_ = theirs.Close()
 		return err
 	}
-	s.files = filerpc.NewClient(conn)
+	s.fileCalls = filerpc.NewClient(conn)
 	launched := make(chan error)
 	go func() {
 		// The supervisor ends with the thread that started it, which must
@@ -319,7 +324,7 @@ func (s *Sandbox) ended() {
 	s.calls, s.mounts = map[int32]chan message{}, map[int32]*pendingView{}
 	s.mu.Unlock()
 	s.cancel(errClosed)
-	_ = s.files.Close()
+	_ = s.fileCalls.Close()
 	for n, ch := range calls {
 		ch <- message{kind: kindGone, n: n}
 	}
@@ -345,8 +350,8 @@ func (s *Sandbox) Close() error {
 		<-s.gone
 	}
 	s.cancel(errClosed)
-	if s.files != nil {
-		_ = s.files.Close()
+	if s.fileCalls != nil {
+		_ = s.fileCalls.Close()
 	}
 	s.closeChannel.Do(func() {
 		if process != nil {
@@ -370,27 +375,4 @@ func (s *Sandbox) open(op string) error {
 		return sandbox.Errorf(sandbox.Closed, op, "", "the sandbox was closed")
 	}
 	return nil
-}
-
-// The calls on files land in the process that works on them.
-func (s *Sandbox) Read(ctx context.Context, r sandbox.ReadRequest) (sandbox.ReadResult, error) {
-	return s.files.Read(ctx, r)
-}
-func (s *Sandbox) Write(ctx context.Context, r sandbox.WriteRequest) (sandbox.WriteResult, error) {
-	return s.files.Write(ctx, r)
-}
-func (s *Sandbox) Edit(ctx context.Context, r sandbox.EditRequest) (sandbox.EditResult, error) {
-	return s.files.Edit(ctx, r)
-}
-func (s *Sandbox) Stat(ctx context.Context, r sandbox.StatRequest) (sandbox.FileInfo, error) {
-	return s.files.Stat(ctx, r)
-}
-func (s *Sandbox) List(ctx context.Context, r sandbox.ListRequest) (sandbox.ListResult, error) {
-	return s.files.List(ctx, r)
-}
-func (s *Sandbox) Glob(ctx context.Context, r sandbox.GlobRequest) (sandbox.GlobResult, error) {
-	return s.files.Glob(ctx, r)
-}
-func (s *Sandbox) Grep(ctx context.Context, r sandbox.GrepRequest) (sandbox.GrepResult, error) {
-	return s.files.Grep(ctx, r)
 }

@@ -56,7 +56,7 @@ func (s *Sandbox) run(ctx context.Context, op string, r sandbox.BashRequest, bac
 		return nil, err
 	}
 	dir, err := command.CheckDir(op, s.info.Workdir, r.Dir, func(p string) (sandbox.FileInfo, error) {
-		return s.files.Stat(ctx, sandbox.StatRequest{Path: p})
+		return s.Stat(ctx, sandbox.StatRequest{Path: p})
 	})
 	if err != nil {
 		return nil, err

@@ -49,12 +49,13 @@ type Options struct {
 
 // Sandbox is a session's machine behind the contract.
 type Sandbox struct {
+	*fileCalls
+
 	info   sandbox.Info
 	home   string // of the store, which is never mounted
 	owner  *owner.Client
 	status owner.VMStatus
 	guest  *guest.Client
-	files  *filerpc.Client
 	env    []string
 	user   string
 	ctx    context.Context
@@ -69,6 +70,11 @@ type Sandbox struct {
 }
 
 var _ sandbox.Sandbox = (*Sandbox)(nil)
+
+// fileCalls are the sandbox's calls on files, which land in the process of the
+// guest that works on them. By this name they are embedded and yet no exported
+// field.
+type fileCalls = filerpc.Client
 
 // errClosed is why the context of a closed sandbox is cancelled.
 var errClosed = errors.New("the sandbox was closed")
@@ -125,7 +131,7 @@ func Join(ctx context.Context, o Options, client *owner.Client, status owner.VMS
 	if err != nil {
 		return nil, fmt.Errorf("start the sandbox in the guest: %w", err)
 	}
-	s.files = filerpc.NewClient(conn)
+	s.fileCalls = filerpc.NewClient(conn)
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	return s, nil
 }
@@ -144,7 +150,7 @@ func (s *Sandbox) Machine() owner.VMStatus { return s.status }
 func (s *Sandbox) Close() error {
 	s.close.Do(func() {
 		s.cancel(errClosed)
-		_ = s.files.Close()
+		_ = s.fileCalls.Close()
 		s.mu.Lock()
 		left := make([]*running, 0, len(s.running))
 		for r := range s.running {
@@ -227,27 +233,4 @@ func messageOf(wrapped, err error) error {
 		e.Message = err.Error()
 	}
 	return wrapped
-}
-
-// The calls on files land in the process of the guest that works on them.
-func (s *Sandbox) Read(ctx context.Context, r sandbox.ReadRequest) (sandbox.ReadResult, error) {
-	return s.files.Read(ctx, r)
-}
-func (s *Sandbox) Write(ctx context.Context, r sandbox.WriteRequest) (sandbox.WriteResult, error) {
-	return s.files.Write(ctx, r)
-}
-func (s *Sandbox) Edit(ctx context.Context, r sandbox.EditRequest) (sandbox.EditResult, error) {
-	return s.files.Edit(ctx, r)
-}
-func (s *Sandbox) Stat(ctx context.Context, r sandbox.StatRequest) (sandbox.FileInfo, error) {
-	return s.files.Stat(ctx, r)
-}
-func (s *Sandbox) List(ctx context.Context, r sandbox.ListRequest) (sandbox.ListResult, error) {
-	return s.files.List(ctx, r)
-}
-func (s *Sandbox) Glob(ctx context.Context, r sandbox.GlobRequest) (sandbox.GlobResult, error) {
-	return s.files.Glob(ctx, r)
-}
-func (s *Sandbox) Grep(ctx context.Context, r sandbox.GrepRequest) (sandbox.GrepResult, error) {
-	return s.files.Grep(ctx, r)
 }
