@@ -164,11 +164,11 @@ func waitNothingLeft(dir string) error {
 			exec.Command("fusermount3", "-u", "-z", m).Run()
 		}
 	}
-	deadline := time.Now().Add(scriptDeadline)
 	owners := ownersBelow(dir)
-	for len(owners) > 0 && time.Now().Before(deadline) {
-		time.Sleep(10 * time.Millisecond)
-		owners = ownersBelow(dir)
+	for deadline := time.Now().Add(scriptDeadline); len(owners) > 0 && time.Now().Before(deadline); owners = ownersBelow(dir) {
+		for pid := range owners {
+			waitEnd(pid, time.Until(deadline))
+		}
 	}
 	for pid := range owners {
 		unix.Kill(pid, unix.SIGKILL)
@@ -195,6 +195,21 @@ func ownersBelow(dir string) map[int][2]string {
 	return out
 }
 
+// waitEnd waits until a process has ended, for at most patience.
+func waitEnd(pid int, patience time.Duration) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return // it is gone
+	}
+	defer unix.Close(fd)
+	for end := time.Now().Add(patience); ; {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(max(0, time.Until(end)).Milliseconds()))
+		if err != unix.EINTR {
+			return
+		}
+	}
+}
+
 func scriptExits(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: exits N PROGRAM [ARGS…]")
@@ -215,6 +230,8 @@ func scriptExits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// pollScript waits for what tells nobody: the screen of a terminal, a mount that
+// is dead, what another command prints of a session.
 func pollScript(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) == 0 {
 		ts.Fatalf("usage: poll PROGRAM [ARGS…]")

@@ -10,9 +10,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/galleyfs/galley/snapshots"
+	"github.com/galleyfs/galley/snapshots/snapshotstest"
 )
 
 // galley is the program under test.
@@ -94,15 +94,7 @@ func (p project) waitNoOwner(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-			if _, live, err := sess.Live(); err == nil && !live {
-				break
-			}
-			if time.Now().After(end) {
-				t.Errorf("the owner of session %s does not end", sess.Name())
-				return
-			}
-		}
+		snapshotstest.WaitIdle(t, sess.Dir())
 	}
 }
 

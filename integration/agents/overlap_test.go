@@ -1,7 +1,6 @@
 package agents
 
 import (
-	"context"
 	"maps"
 	"os"
 	"os/exec"
@@ -10,9 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
-
-	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"github.com/galleyfs/galley/sandbox/events"
 	"github.com/galleyfs/galley/snapshots"
@@ -42,17 +38,17 @@ func changesOf(list []events.Event) map[string]string {
 func TestOverlappingCalls(t *testing.T) {
 	p := newProject(t)
 	s, ctx := connect(t, p, nil)
-	callTool(ctx, t, s, "Bash", m{"command": "echo alone > alone"})
+	callTool(ctx, t, s, "Bash", m{"command": "echo alone > alone; mkfifo ready"})
 	var running sync.WaitGroup
 	running.Go(func() {
 		// A process that leaves its parents behind is still of the call.
 		cmd := "echo 2 > from-2; (setsid sh -c 'echo 2 > from-2-setsid' &); until [ -e from-2-setsid ]; do sleep 0.02; done; " +
-			"touch up; until [ -e go ]; do sleep 0.02; done; echo 2 > after; echo 2 >> both"
+			"touch up; echo up > ready; until [ -e go ]; do sleep 0.02; done; echo 2 > after; echo 2 >> both"
 		if text, r := callTool(ctx, t, s, "Bash", m{"command": cmd}); r.IsError {
 			t.Error(text)
 		}
 	})
-	waitFor(ctx, t, s, "up")
+	callTool(ctx, t, s, "Bash", m{"command": "read x < ready"})
 	callTool(ctx, t, s, "Bash", m{"command": "echo 3 > from-3; echo 3 > both"})
 	callTool(ctx, t, s, "Write", m{"path": "written", "content": "x"})
 	callTool(ctx, t, s, "Write", m{"path": "go", "content": ""})
@@ -87,17 +83,6 @@ func TestOverlappingCalls(t *testing.T) {
 	if byHistory["from-2"] != two || byHistory["from-3"] != three {
 		t.Errorf("the history puts it to %v", byHistory)
 	}
-}
-
-func waitFor(ctx context.Context, t *testing.T, s *mcp.ClientSession, path string) {
-	t.Helper()
-	for ctx.Err() == nil {
-		if _, r := callTool(ctx, t, s, "Glob", m{"pattern": path}); strings.HasPrefix(r.Content[0].(*mcp.TextContent).Text, "1 match") {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Errorf("no %s", path)
 }
 
 // history is the history of the project's session.

@@ -2,12 +2,12 @@ package local_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/galleyfs/galley/sandbox"
 	"github.com/galleyfs/galley/sandbox/local"
 	"github.com/galleyfs/galley/sandbox/sandboxtest"
 	"github.com/galleyfs/galley/snapshots"
+	"github.com/galleyfs/galley/snapshots/snapshotstest"
 )
 
 // newSession makes a session on base in a store of its own.
@@ -42,7 +42,7 @@ func run(t *testing.T, sb *local.Sandbox, command string) string {
 
 func openIn(t *testing.T, sess *snapshots.Session) *local.Sandbox {
 	t.Helper()
-	t.Cleanup(func() { waitNoOwner(t, sess) })
+	t.Cleanup(func() { snapshotstest.WaitIdle(t, sess.Dir()) })
 	sb, err := local.Open(t.Context(), local.Options{Session: sess})
 	if err != nil {
 		t.Fatal(err)
@@ -53,18 +53,6 @@ func openIn(t *testing.T, sess *snapshots.Session) *local.Sandbox {
 		}
 	})
 	return sb
-}
-
-// waitNoOwner waits until no process has the session open: its owner works in
-// the state directory, which goes with the test.
-func waitNoOwner(t *testing.T, sess *snapshots.Session) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if _, live, err := sess.Live(); err == nil && !live {
-			return
-		}
-	}
-	t.Error("the session's owner does not end")
 }
 
 func TestConformance(t *testing.T) {

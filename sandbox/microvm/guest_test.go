@@ -11,6 +11,7 @@ import (
 	"github.com/galleyfs/galley/sandbox"
 	"github.com/galleyfs/galley/sandbox/microvm"
 	"github.com/galleyfs/galley/snapshots"
+	"github.com/galleyfs/galley/snapshots/snapshotstest"
 	"github.com/galleyfs/galley/vm/images/imagestest"
 )
 
@@ -72,7 +73,7 @@ func TestGuestWithoutAShell(t *testing.T) {
 	}
 	pid := sb.Machine().PID
 	must(t, sb.Close())
-	waitNoOwner(t, sess)
+	snapshotstest.WaitIdle(t, sess.Dir())
 	if !gone(pid) {
 		t.Error("the machine is left")
 	}

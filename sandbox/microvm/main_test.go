@@ -16,6 +16,7 @@ import (
 	"github.com/galleyfs/galley/sandbox/microvm"
 	"github.com/galleyfs/galley/sandbox/owner"
 	"github.com/galleyfs/galley/snapshots"
+	"github.com/galleyfs/galley/snapshots/snapshotstest"
 	"github.com/galleyfs/galley/vm"
 	"github.com/galleyfs/galley/vm/guest"
 	"github.com/galleyfs/galley/vm/images"
@@ -101,7 +102,7 @@ func (w *world) session(t *testing.T, base string) *snapshots.Session {
 	t.Helper()
 	sess, err := w.store.Create(t.Context(), snapshots.Spec{Base: base, Extra: []snapshots.TreeSpec{w.root}})
 	must(t, err)
-	t.Cleanup(func() { waitNoOwner(t, sess) })
+	t.Cleanup(func() { snapshotstest.WaitIdle(t, sess.Dir()) })
 	return sess
 }
 
@@ -127,18 +128,6 @@ func open(t *testing.T, o microvm.Options) *microvm.Sandbox {
 	t.Cleanup(func() { _ = sb.Close() })
 	t.Logf("the machine: %+v", sb.Machine().Boot)
 	return sb
-}
-
-// waitNoOwner waits until no process has the session open: its owner works in
-// the state directory, which goes with the test.
-func waitNoOwner(t *testing.T, sess *snapshots.Session) {
-	t.Helper()
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if _, live, err := sess.Live(); err == nil && !live {
-			return
-		}
-	}
-	t.Error("the session's owner does not end")
 }
 
 // debian is the world with the image of Debian.

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/galleyfs/galley/sandbox"
 	"github.com/galleyfs/galley/sandbox/events"
@@ -21,6 +20,7 @@ import (
 	"github.com/galleyfs/galley/sandbox/owner"
 	"github.com/galleyfs/galley/sandbox/tools"
 	"github.com/galleyfs/galley/snapshots"
+	"github.com/galleyfs/galley/snapshots/snapshotstest"
 )
 
 func TestMain(m *testing.M) {
@@ -112,21 +112,9 @@ func newSet(t *testing.T) (*tools.Set, *history, string) {
 		if err := set.Close(); err != nil {
 			t.Error(err)
 		}
-		waitNoOwner(t, sess)
+		snapshotstest.WaitIdle(t, sess.Dir())
 	})
 	return set, h, base
-}
-
-// waitNoOwner waits until no process has the session open: its owner works in
-// the state directory, which goes with the test.
-func waitNoOwner(t *testing.T, sess *snapshots.Session) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		if _, live, err := sess.Live(); err == nil && !live {
-			return
-		}
-	}
-	t.Error("the session's owner does not end")
 }
 
 func call(t *testing.T, s *tools.Set, name string, args any) tools.Result {

@@ -174,13 +174,57 @@ func (g *guest) listen(port int) net.Listener {
 	return ln
 }
 
+// news wakes those who wait for something to be told.
+type news struct {
+	mu   sync.Mutex
+	next chan struct{} // closed by tell
+}
+
+func (n *news) tell() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.next != nil {
+		close(n.next)
+		n.next = nil
+	}
+}
+
+// after is closed once more has been told than when it was asked for.
+func (n *news) after() <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.next == nil {
+		n.next = make(chan struct{})
+	}
+	return n.next
+}
+
+// waitFor waits until what n tells of makes ok true.
+func waitFor(t *testing.T, what string, n *news, ok func() bool) {
+	t.Helper()
+	end := time.After(patience)
+	for {
+		more := n.after()
+		if ok() {
+			return
+		}
+		select {
+		case <-more:
+		case <-end:
+			t.Fatalf("no %s", what)
+		}
+	}
+}
+
 // noted are the decisions of a network.
 type noted struct {
+	news news
 	mu   sync.Mutex
 	list []report
 }
 
 func (n *noted) decided(r Request, d Decision) {
+	defer n.news.tell()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.list = append(n.list, report{Request: &r, Decision: &d})

@@ -129,14 +129,14 @@ func TestNothingOfTheHost(t *testing.T) {
 		if addr == GatewayIP.String() {
 			continue // not a question of policy
 		}
-		waitFor(t, "a refusal of "+to, func() bool {
+		waitFor(t, "a refusal of "+to, &told.news, func() bool {
 			return told.find(func(r Request, d Decision) bool {
 				return r.Proto == "tcp" && r.Dst.String() == to && !d.Allow && d.Rule != ""
 			})
 		})
 		u := g.dialUDP(to)
 		_, _ = u.Write([]byte("x"))
-		waitFor(t, "a refusal of UDP to "+to, func() bool {
+		waitFor(t, "a refusal of UDP to "+to, &told.news, func() bool {
 			return told.find(func(r Request, d Decision) bool { return r.Proto == "udp" && r.Dst.String() == to && !d.Allow })
 		})
 	}
@@ -472,15 +472,6 @@ func TestAddresses(t *testing.T) {
 	} {
 		if err := Reachable(netip.MustParseAddr(addr)); (err == nil) != ok {
 			t.Errorf("Reachable(%s) = %v", addr, err)
-		}
-	}
-}
-
-func waitFor(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("no %s", what)
 		}
 	}
 }

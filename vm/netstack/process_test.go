@@ -19,11 +19,13 @@ import (
 
 // logged takes what is logged.
 type logged struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	news news
+	mu   sync.Mutex
+	b    bytes.Buffer
 }
 
 func (l *logged) Write(b []byte) (int, error) {
+	defer l.news.tell()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.Write(b)
@@ -81,7 +83,7 @@ func TestProcess(t *testing.T) {
 		{"proto=dns", "name=web.example", "allow=true"},
 		{"proto=tcp", "to=" + privateIP + ":80", "allow=false"},
 	} {
-		waitFor(t, fmt.Sprintf("line of the log with %v", want), func() bool { return out.has(want...) })
+		waitFor(t, fmt.Sprintf("line of the log with %v", want), &out.news, func() bool { return out.has(want...) })
 	}
 
 	go acceptAll(g.listen(3000), func(c net.Conn) {
@@ -119,16 +121,19 @@ func TestProcess(t *testing.T) {
 // TestProcessIsConfined: it has no file system, no capability, a filter, and
 // no other user's rights.
 func TestProcessIsConfined(t *testing.T) {
-	_, p, _ := process(t)
+	g, p, _ := process(t)
+	// It gives everything up before it answers anybody.
+	if !g.ping(GatewayIP, patience) {
+		t.Fatal("no answer from the gateway")
+	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000", "CapBnd:\t0000000000000000"} {
-		waitFor(t, want, func() bool {
-			status, _ = os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
-			return bytes.Contains(status, []byte(want))
-		})
+		if !bytes.Contains(status, []byte(want)) {
+			t.Errorf("no %q in its status:\n%s", want, status)
+		}
 	}
 	if os.Getuid() == 0 && bytes.Contains(status, []byte("Uid:\t0\t")) && strings.HasPrefix(idMap(t), "0 0 4294967295") {
 		t.Error("it is root")
