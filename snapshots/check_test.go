@@ -338,6 +338,32 @@ func TestCheckLeavesTheLive(t *testing.T) {
 	}
 }
 
+// TestCheckAfterACommit: what gc removes of what was committed is not missing.
+func TestCheckAfterACommit(t *testing.T) {
+	f := newFixture(t, nil)
+	s := f.create(Spec{Name: "one"})
+	o := mustOpen(t, s)
+	var last Snapshot
+	for _, text := range []string{"1", "2", "3"} {
+		check(t, o.put(Workspace, "a", text))
+		last = o.mustSeal(t, "")
+	}
+	write(t, filepath.Join(f.base, "a"), "3")
+	_, err := o.Committed(ctx, Committed{Snapshot: last.Number, Commit: "c", Paths: map[string][]Path{Workspace: {"a"}}})
+	check(t, err)
+	check(t, o.close())
+	gone, err := f.store.GC(ctx, GCOptions{Retention: -1})
+	check(t, err)
+	if gone.Layers == 0 {
+		t.Fatalf("gc removed nothing: %+v", gone)
+	}
+	r, err := f.store.Check(ctx, CheckOptions{})
+	check(t, err)
+	if len(r.Findings) > 0 {
+		t.Errorf("%+v", r.Findings)
+	}
+}
+
 // TestCheckLeavesWhatForksNeed: a prune of a session keeps the layers that only
 // a fork needs, also one in the trash, and a repair leaves them alone.
 func TestCheckLeavesWhatForksNeed(t *testing.T) {

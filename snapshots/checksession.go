@@ -46,6 +46,7 @@ func (c *sessionChecker) run() {
 		c.found(c.path(historyFile), err.Error(), "", nil)
 		return
 	}
+	history, there := c.shown(m, history)
 	c.report.Snapshots += len(history)
 	needs, err := c.store.needs(m, c.h.dir)
 	if err != nil {
@@ -60,13 +61,30 @@ func (c *sessionChecker) run() {
 		c.others.add(tree, ranges)
 	}
 	for _, t := range m.Trees {
-		c.tree(m, t, needs[t.Name], history)
+		c.tree(m, t, needs[t.Name], there[t.Name], history)
 	}
 	for _, tree := range needs.sortedTrees() {
 		if !hasTree(m, tree) {
 			c.found(c.path(historyFile), fmt.Sprintf("names a tree %q that the session has not", tree), "", nil)
 		}
 	}
+}
+
+// shown are the snapshots that there are for a user, and the layers that must be
+// there for them and for what the manifest names. Like [Session.History] it
+// leaves out an unnamed one that lacks layers: gc removes those of what was
+// committed long ago, and the lines of the history stay.
+func (c *sessionChecker) shown(m *manifest, all []Snapshot) ([]Snapshot, layerSet) {
+	there := &present{store: c.store, man: m, dir: c.h.dir, have: map[string][]overlay.LayerID{}}
+	list, layers := make([]Snapshot, 0, len(all)), m.needs()
+	for _, s := range all {
+		if s.Name == "" && !there.all(m.withReplaced(s)) {
+			continue
+		}
+		list = append(list, s)
+		layers.addSnapshot(s)
+	}
+	return list, layers
 }
 
 func hasTree(m *manifest, name string) bool {
@@ -113,8 +131,9 @@ func (c *sessionChecker) history() bool {
 	return true
 }
 
-// tree looks at the layers of one tree; needed are all that anything names.
-func (c *sessionChecker) tree(m *manifest, t treeRecord, needed []overlay.Range, history []Snapshot) {
+// tree looks at the layers of one tree: needed are all that anything names, and
+// there those that must be there for what is shown.
+func (c *sessionChecker) tree(m *manifest, t treeRecord, needed, there []overlay.Range, history []Snapshot) {
 	fs := c.store.fs
 	rel := filepath.Join(dirTrees, t.Name)
 	state, err := openDir(fs, c.h.dir, rel)
@@ -134,15 +153,16 @@ func (c *sessionChecker) tree(m *manifest, t treeRecord, needed []overlay.Range,
 	}
 	c.whole = true
 	have := layersIn(fs, layers)
-	own := m.own(needed)
+	own, must := m.own(needed), m.own(there)
 	if !c.live {
-		own = union(own, []overlay.Range{{From: t.Stack.Active, To: t.Stack.Active}})
+		active := []overlay.Range{{From: t.Stack.Active, To: t.Stack.Active}}
+		own, must = union(own, active), union(must, active)
 	}
-	for _, n := range missingFrom(own, have) {
+	for _, n := range missingFrom(must, have) {
 		c.whole = false
 		c.found(c.path(rel, dirLayers, layerDir(n)), "a layer that is recorded, and not there"+c.usedBy(t.Name, n, history), "", nil)
 	}
-	c.fromOrigins(m, t.Name, needed)
+	c.fromOrigins(m, t.Name, there)
 	for _, n := range have {
 		switch {
 		case contains(own, n) || contains(c.others[t.Name], n):
@@ -158,7 +178,7 @@ func (c *sessionChecker) tree(m *manifest, t treeRecord, needed []overlay.Range,
 		})
 	}
 	if c.whole {
-		c.content(m, t, state, own, history)
+		c.content(m, t, state, must, history)
 	}
 }
 

@@ -40,6 +40,19 @@ func (s layerSet) within(layers map[string][]overlay.Range) map[string][]overlay
 // needs are the layers that a session in directory dir cannot do without: those
 // of its stacks and of its history, and those that wait for their removal.
 func (s *Store) needs(m *manifest, dir int) (layerSet, error) {
+	out := m.needs()
+	all, err := readHistory(s.fs, dir)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", historyFile, err)
+	}
+	for _, snap := range all {
+		out.addSnapshot(snap)
+	}
+	return out, nil
+}
+
+// needs are the layers that the manifest itself names.
+func (m *manifest) needs() layerSet {
 	out := layerSet{}
 	for _, t := range m.Trees {
 		out.add(t.Name, t.Stack.Sealed)
@@ -54,14 +67,7 @@ func (s *Store) needs(m *manifest, dir int) (layerSet, error) {
 			out.add(tree, []overlay.Range{{From: r.Layer, To: r.Layer}})
 		}
 	}
-	all, err := readHistory(s.fs, dir)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", historyFile, err)
-	}
-	for _, snap := range all {
-		out.addSnapshot(snap)
-	}
-	return out, nil
+	return out
 }
 
 // discards are the layers that are needed for paths in the trash to be brought
