@@ -47,50 +47,8 @@ type running struct {
 
 var _ command.Wire = (*running)(nil)
 
-// Bash is [sandbox.Sandbox.Bash].
-func (s *Sandbox) Bash(ctx context.Context, r sandbox.BashRequest) (sandbox.BashResult, error) {
-	if r.OpenStdin {
-		return sandbox.BashResult{}, sandbox.Errorf(sandbox.Invalid, "bash", "", "OpenStdin is for background processes")
-	}
-	c, err := s.run(ctx, "bash", r, false)
-	if err != nil {
-		return sandbox.BashResult{}, err
-	}
-	return c.Run(ctx, s.ctx.Done())
-}
-
-// Start is [sandbox.Sandbox.Start].
-func (s *Sandbox) Start(ctx context.Context, r sandbox.BashRequest) (sandbox.Process, error) {
-	c, err := s.run(ctx, "start", r, true)
-	if err != nil {
-		return nil, err
-	}
-	return s.background.Add(c.Command), nil
-}
-
-// Process is [sandbox.Sandbox.Process].
-func (s *Sandbox) Process(id string) (sandbox.Process, error) { return s.background.Process(id) }
-
-// Processes is [sandbox.Sandbox.Processes].
-func (s *Sandbox) Processes() []sandbox.Process { return s.background.Processes() }
-
-// run starts a command.
-func (s *Sandbox) run(ctx context.Context, op string, r sandbox.BashRequest, back bool) (*running, error) {
-	if err := s.open(op); err != nil {
-		return nil, err
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, sandbox.Wrap(op, "", err)
-	}
-	if err := command.Check(op, &r); err != nil {
-		return nil, err
-	}
-	dir, err := command.CheckDir(op, s.info.Workdir, r.Dir, func(p string) (sandbox.FileInfo, error) {
-		return s.Stat(ctx, sandbox.StatRequest{Path: p})
-	})
-	if err != nil {
-		return nil, err
-	}
+// run is [command.Host.Launch].
+func (s *Sandbox) run(_ context.Context, op string, r sandbox.BashRequest, dir string, back bool) (*command.Command, error) {
 	set := callSetup{Command: r.Command, Dir: dir, Env: command.Env(s.env, &r), Background: back, AllowAbstract: s.config.AllowAbstractSockets}
 	set.Rows, set.Cols = command.Size(&r)
 	c := &running{s: s, req: r, gone: make(chan struct{}), followed: make(chan struct{}), terminal: make(chan struct{})}
@@ -98,7 +56,7 @@ func (s *Sandbox) run(ctx context.Context, op string, r sandbox.BashRequest, bac
 	if err := c.launch(op, set); err != nil {
 		return nil, err
 	}
-	return c, nil
+	return c.Command, nil
 }
 
 // launch has the supervisor start the call's process and hands that one its

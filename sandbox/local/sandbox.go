@@ -45,6 +45,7 @@ type Options struct {
 // stays, in which commands and the calls on files land.
 type Sandbox struct {
 	*fileCalls
+	*commandCalls
 
 	info    sandbox.Info
 	session *snapshots.Session
@@ -70,15 +71,17 @@ type Sandbox struct {
 	views     map[int32]func(*os.File) // who serves a view that is being made
 	ready     chan error               // how the start went
 
-	background   command.Table
 	closeChannel sync.Once
 }
 
 var _ sandbox.Sandbox = (*Sandbox)(nil)
 
-// fileCalls are the sandbox's calls on files, which land in the process that
-// works on them. By this name they are embedded and yet no exported field.
-type fileCalls = filerpc.Client
+// The sandbox's calls: on files, which land in the process that works on them,
+// and on commands. By these names they are embedded and yet no exported fields.
+type (
+	fileCalls    = filerpc.Client
+	commandCalls = command.Calls
+)
 
 // errClosed is why the context of a closed sandbox is cancelled.
 var errClosed = errors.New("the sandbox was closed")
@@ -164,6 +167,7 @@ func (s *Sandbox) start(ctx context.Context, set *setup) error {
 		return err
 	}
 	s.fileCalls = filerpc.NewClient(conn)
+	s.commandCalls = command.NewCalls(command.Host{Workdir: s.info.Workdir, Closed: s.ctx.Done(), Open: s.open, Stat: s.Stat, Launch: s.run})
 	launched := make(chan error)
 	go func() {
 		// The supervisor ends with the thread that started it, which must

@@ -17,50 +17,8 @@ type running struct {
 
 var _ command.Wire = (*running)(nil)
 
-// Bash is [sandbox.Sandbox.Bash].
-func (s *Sandbox) Bash(ctx context.Context, r sandbox.BashRequest) (sandbox.BashResult, error) {
-	if r.OpenStdin {
-		return sandbox.BashResult{}, sandbox.Errorf(sandbox.Invalid, "bash", "", "OpenStdin is for background processes")
-	}
-	c, err := s.run(ctx, "bash", r, false)
-	if err != nil {
-		return sandbox.BashResult{}, err
-	}
-	return c.Run(ctx, s.ctx.Done())
-}
-
-// Start is [sandbox.Sandbox.Start].
-func (s *Sandbox) Start(ctx context.Context, r sandbox.BashRequest) (sandbox.Process, error) {
-	c, err := s.run(ctx, "start", r, true)
-	if err != nil {
-		return nil, err
-	}
-	return s.background.Add(c.Command), nil
-}
-
-// Process is [sandbox.Sandbox.Process].
-func (s *Sandbox) Process(id string) (sandbox.Process, error) { return s.background.Process(id) }
-
-// Processes is [sandbox.Sandbox.Processes].
-func (s *Sandbox) Processes() []sandbox.Process { return s.background.Processes() }
-
-// run starts a command.
-func (s *Sandbox) run(ctx context.Context, op string, r sandbox.BashRequest, back bool) (*running, error) {
-	if err := s.open(op); err != nil {
-		return nil, err
-	}
-	if err := ctx.Err(); err != nil {
-		return nil, sandbox.Wrap(op, "", err)
-	}
-	if err := command.Check(op, &r); err != nil {
-		return nil, err
-	}
-	dir, err := command.CheckDir(op, s.info.Workdir, r.Dir, func(p string) (sandbox.FileInfo, error) {
-		return s.Stat(ctx, sandbox.StatRequest{Path: p})
-	})
-	if err != nil {
-		return nil, err
-	}
+// run is [command.Host.Launch].
+func (s *Sandbox) run(ctx context.Context, op string, r sandbox.BashRequest, dir string, back bool) (*command.Command, error) {
 	req := guest.Exec{
 		Line: r.Command, Dir: dir, Env: command.Env(s.env, &r), User: s.user,
 		Stdin: r.Stdin != nil || r.OpenStdin, Separate: r.Separate, Background: back,
@@ -70,6 +28,7 @@ func (s *Sandbox) run(ctx context.Context, op string, r sandbox.BashRequest, bac
 	}
 	c := &running{}
 	c.Command = command.New(r, c)
+	var err error
 	if c.command, err = s.guest.Start(ctx, req, func(stream int, b []byte) { c.Output(sandbox.Stream(stream), b) }); err != nil {
 		return nil, s.wrap(op, "", err)
 	}
@@ -78,7 +37,7 @@ func (s *Sandbox) run(ctx context.Context, op string, r sandbox.BashRequest, bac
 	s.mu.Unlock()
 	go c.Feed()
 	go s.follow(c, op)
-	return c, nil
+	return c.Command, nil
 }
 
 // follow tells the command what becomes of it.

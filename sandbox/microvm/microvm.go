@@ -50,6 +50,7 @@ type Options struct {
 // Sandbox is a session's machine behind the contract.
 type Sandbox struct {
 	*fileCalls
+	*commandCalls
 
 	info   sandbox.Info
 	home   string // of the store, which is never mounted
@@ -61,9 +62,8 @@ type Sandbox struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	background command.Table
-	close      sync.Once
-	err        error // of Close
+	close sync.Once
+	err   error // of Close
 
 	mu      sync.Mutex
 	running map[*running]struct{} // commands at work
@@ -71,10 +71,13 @@ type Sandbox struct {
 
 var _ sandbox.Sandbox = (*Sandbox)(nil)
 
-// fileCalls are the sandbox's calls on files, which land in the process of the
-// guest that works on them. By this name they are embedded and yet no exported
-// field.
-type fileCalls = filerpc.Client
+// The sandbox's calls: on files, which land in the process of the guest that
+// works on them, and on commands. By these names they are embedded and yet no
+// exported fields.
+type (
+	fileCalls    = filerpc.Client
+	commandCalls = command.Calls
+)
 
 // errClosed is why the context of a closed sandbox is cancelled.
 var errClosed = errors.New("the sandbox was closed")
@@ -133,6 +136,7 @@ func Join(ctx context.Context, o Options, client *owner.Client, status owner.VMS
 	}
 	s.fileCalls = filerpc.NewClient(conn)
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.commandCalls = command.NewCalls(command.Host{Workdir: s.info.Workdir, Closed: s.ctx.Done(), Open: s.open, Stat: s.Stat, Launch: s.run})
 	return s, nil
 }
 

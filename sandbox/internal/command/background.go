@@ -2,74 +2,16 @@ package command
 
 import (
 	"context"
-	"fmt"
-	"slices"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/galleyfs/galley/sandbox"
 )
 
-// Table has a sandbox's processes in the background. The zero value is empty.
-type Table struct {
-	mu      sync.Mutex
-	last    int
-	started map[string]*Background
-	order   []string // their ids, the oldest first
-}
-
-// Add gives a command that was started in the background an id, and ends it
-// when its time is over.
-func (t *Table) Add(c *Command) *Background {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.last++
-	b := &Background{Command: c, table: t, id: fmt.Sprintf("p%d", t.last)}
-	if t.started == nil {
-		t.started = map[string]*Background{}
-	}
-	t.started[b.id] = b
-	t.order = append(t.order, b.id)
-	if c.req.Timeout > 0 {
-		go b.watch(c.req.Timeout)
-	}
-	return b
-}
-
-// Process is [sandbox.Sandbox.Process].
-func (t *Table) Process(id string) (sandbox.Process, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	b := t.started[id]
-	if b == nil {
-		return nil, sandbox.Errorf(sandbox.NotFound, "process", id, "there is no such background process")
-	}
-	return b, nil
-}
-
-// Processes is [sandbox.Sandbox.Processes].
-func (t *Table) Processes() []sandbox.Process {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	out := make([]sandbox.Process, 0, len(t.order))
-	for _, id := range t.order {
-		out = append(out, t.started[id])
-	}
-	return out
-}
-
-func (t *Table) remove(id string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.started, id)
-	t.order = slices.DeleteFunc(t.order, func(o string) bool { return o == id })
-}
-
 // Background is a command in the background.
 type Background struct {
 	*Command
-	table *Table
+	calls *Calls
 	id    string
 }
 
@@ -210,6 +152,6 @@ func (b *Background) Kill() error {
 // Release is [sandbox.Process.Release].
 func (b *Background) Release() error {
 	_ = b.Kill()
-	b.table.remove(b.id)
+	b.calls.remove(b.id)
 	return nil
 }

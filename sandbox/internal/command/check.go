@@ -1,8 +1,8 @@
 // Package command is the half of the contract that is about commands, written
 // once for every sandbox that has processes: what a request may say, what is
 // kept of the output, when a call ends, and the processes in the background. A
-// sandbox brings along how a process is reached ([Wire]) and tells what becomes
-// of it.
+// sandbox brings along how a command is started ([Host]) and its process reached
+// ([Wire]), and tells what becomes of it.
 package command
 
 import (
@@ -23,8 +23,8 @@ func BaseEnv() []string { return []string{"TERM=dumb", "PAGER=cat", "GIT_PAGER=c
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// Check refuses what cannot be run, and fills in defaults.
-func Check(op string, r *sandbox.BashRequest) error {
+// check refuses what cannot be run, and fills in defaults.
+func check(op string, r *sandbox.BashRequest) error {
 	switch i := strings.IndexByte(r.Command, 0); {
 	case strings.TrimSpace(r.Command) == "":
 		return sandbox.Errorf(sandbox.Invalid, op, "", "the command is empty")
@@ -92,9 +92,9 @@ func Size(r *sandbox.BashRequest) (rows, cols uint16) {
 	return rows, cols
 }
 
-// CheckDir resolves a request's directory against the working directory and
+// checkDir resolves a request's directory against the working directory and
 // refuses what is none. Stat is the sandbox's.
-func CheckDir(op, workdir, dir string, stat func(path string) (sandbox.FileInfo, error)) (string, error) {
+func checkDir(op, workdir, dir string, stat func(path string) (sandbox.FileInfo, error)) (string, error) {
 	if dir == "" {
 		return workdir, nil
 	}

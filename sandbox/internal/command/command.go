@@ -57,7 +57,7 @@ type Command struct {
 	callback sync.Mutex // one OnOutput at a time; mu is not held
 }
 
-// New makes a command of a request that [Check] has passed.
+// New makes a command of a request that [Calls] has checked.
 func New(r sandbox.BashRequest, w Wire) *Command {
 	return &Command{
 		req: r, wire: w, began: time.Now(), gone: make(chan struct{}), exited: make(chan struct{}),
@@ -209,10 +209,10 @@ func relabel(op, p string, err error) error {
 	return err
 }
 
-// Run waits for the end of all of it, as [sandbox.Sandbox.Bash] does, and brings
+// run waits for the end of all of it, as [sandbox.Sandbox.Bash] does, and brings
 // that about when the time is over, the caller gives up or the sandbox is
 // closed.
-func (c *Command) Run(ctx context.Context, closed <-chan struct{}) (sandbox.BashResult, error) {
+func (c *Command) run(ctx context.Context, closed <-chan struct{}) (sandbox.BashResult, error) {
 	timeout := c.req.Timeout
 	if timeout == 0 {
 		timeout = sandbox.BashTimeout
