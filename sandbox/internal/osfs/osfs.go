@@ -164,7 +164,9 @@ func (f FS) Real(p string) (string, error) {
 	return "", unix.ELOOP
 }
 
-// whereIs is the path, free of links, of what p leads to.
+// whereIs is the path, free of links, of what p leads to. What was replaced or
+// removed meanwhile is ENOENT: the kernel then names it, but with " (deleted)"
+// behind, which would be another file.
 func whereIs(p string) (string, error) {
 	fd, err := retry(func() (int, error) { return unix.Open(p, unix.O_PATH|unix.O_CLOEXEC, 0) })
 	if err != nil {
@@ -178,7 +180,16 @@ func whereIs(p string) (string, error) {
 	if !strings.HasPrefix(real, "/") {
 		return path.Clean(p), nil // a pipe, say, through /proc/self/fd
 	}
+	if strings.HasSuffix(real, " (deleted)") && !standsAt(fd, real) {
+		return "", unix.ENOENT
+	}
 	return real, nil
+}
+
+// standsAt reports whether p names what fd is open on.
+func standsAt(fd int, p string) bool {
+	var is, there unix.Stat_t
+	return unix.Fstat(fd, &is) == nil && unix.Lstat(p, &there) == nil && is.Dev == there.Dev && is.Ino == there.Ino
 }
 
 // Create is [files.FS.Create].
