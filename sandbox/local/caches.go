@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/vm/guest/fsmount"
 )
 
 // cacheNames are where common tools keep what they can fetch or make again.
@@ -91,23 +93,23 @@ func (b *builder) placeCache(i int, lower int, p string) error {
 	if err := unix.Fchmodat(b.stage, upper, st.Mode&0o7777, 0); err != nil {
 		return fmt.Errorf("cache %s: %w", p, err)
 	}
-	options := []option{
+	options := []fsmount.Option{
 		{"source", "galley"},
 		{"lowerdir", fdPath(lower, "")},
 		{"upperdir", fdPath(b.stage, upper)},
 		{"workdir", fdPath(b.stage, work)},
 	}
 	if b.setup.UserNamespace {
-		options = append(options, option{"userxattr", ""})
+		options = append(options, fsmount.Option{"userxattr", ""})
 	}
-	fd, err := newMount("overlay", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, options...)
+	fd, err := fsmount.New("overlay", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV, options...)
 	if err != nil {
 		if fd, err = cloneTree(b.stage, upper, false); err != nil {
 			_ = unix.Close(lower)
 			return fmt.Errorf("cache %s: %w", p, err)
 		}
 	}
-	if err := place(fd, lower); err != nil {
+	if err := fsmount.Place(fd, lower); err != nil {
 		return fmt.Errorf("cache %s: %w", p, err)
 	}
 	return nil
@@ -199,8 +201,8 @@ func (b *builder) addDirs(i int, parent string, dirs []string) error {
 		_ = unix.Close(target)
 		return err
 	}
-	fd, err := newMount("overlay", hostAttrs, option{"source", "galley"},
-		option{"lowerdir", fdPath(b.stage, added) + ":" + fdPath(target, "")})
+	fd, err := fsmount.New("overlay", hostAttrs, fsmount.Option{"source", "galley"},
+		fsmount.Option{"lowerdir", fdPath(b.stage, added) + ":" + fdPath(target, "")})
 	if errors.Is(err, unix.EINVAL) && len(inner) > 0 {
 		// In a user namespace the kernel shows no directory without what the
 		// host has mounted in it.
@@ -211,7 +213,7 @@ func (b *builder) addDirs(i int, parent string, dirs []string) error {
 		_ = unix.Close(target)
 		return err
 	}
-	if err := place(fd, target); err != nil {
+	if err := fsmount.Place(fd, target); err != nil {
 		return err
 	}
 	for _, m := range inner {

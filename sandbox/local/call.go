@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/galleyfs/galley/vm/guest/fsmount"
 	"github.com/galleyfs/galley/vm/guest/spawn"
 )
 
@@ -174,7 +175,7 @@ func (c *call) isolate() error {
 			return err
 		}
 	}
-	proc, err := newMount("proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, option{"source", "proc"})
+	proc, err := fsmount.New("proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, fsmount.Option{"source", "proc"})
 	if err != nil {
 		return err
 	}
@@ -189,7 +190,7 @@ func (c *call) isolate() error {
 	for p, fd := range covers {
 		target, err := b.root.lookup(p)
 		if err == nil {
-			err = place(fd, target)
+			err = fsmount.Place(fd, target)
 		}
 		if err != nil {
 			return fmt.Errorf("cover %s: %w", p, err)

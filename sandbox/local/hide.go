@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/galleyfs/galley/vm/guest/fsmount"
 	"github.com/galleyfs/galley/vm/guest/spawn"
 )
 
@@ -45,7 +46,7 @@ func (b *builder) cover(target int, p string) error {
 	if err := restrictMount(void, hostAttrs|unix.MOUNT_ATTR_NOEXEC); err != nil {
 		return err
 	}
-	if err := place(void, target); err != nil {
+	if err := fsmount.Place(void, target); err != nil {
 		return fmt.Errorf("hide %s: %w", p, err)
 	}
 	return nil

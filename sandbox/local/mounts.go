@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/vm/guest/fsmount"
 )
 
 // The calls of Linux 5.2 and 5.12 that make, copy and place mounts by
@@ -17,51 +19,9 @@ import (
 // attrs is what a mount of the host gets in the sandbox.
 const hostAttrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
 
-// option is one key and value of fsconfig(2); a value of "" is a flag.
-type option struct{ key, value string }
-
-// newMount makes a mount of type fstype that stands nowhere yet.
-func newMount(fstype string, attrs int, options ...option) (int, error) {
-	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return -1, fmt.Errorf("open file system type %s: %w", fstype, err)
-	}
-	defer unix.Close(fs)
-	for _, o := range options {
-		if o.value == "" {
-			err = unix.FsconfigSetFlag(fs, o.key)
-		} else {
-			err = unix.FsconfigSetString(fs, o.key, o.value)
-		}
-		if err != nil {
-			return -1, fmt.Errorf("%s: option %s=%s: %w%s", fstype, o.key, o.value, err, kernelLog(fs))
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, fmt.Errorf("make a %s mount: %w%s", fstype, err, kernelLog(fs))
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs)
-	if err != nil {
-		return -1, fmt.Errorf("make a %s mount: %w", fstype, err)
-	}
-	return fd, nil
-}
-
-// kernelLog is what the kernel says of the last failure on the fsopen
-// descriptor fs, ready to be put behind an error.
-func kernelLog(fs int) string {
-	buf := make([]byte, 512)
-	n, err := unix.Read(fs, buf)
-	if err != nil || n < 2 {
-		return ""
-	}
-	// Each line starts with its level, as in "e overlay: ...".
-	return " (" + strings.TrimSpace(string(buf[2:n])) + ")"
-}
-
 func newTmpfs(mode string) (int, error) {
-	return newMount("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV,
-		option{"source", "galley"}, option{"mode", mode})
+	return fsmount.New("tmpfs", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV,
+		fsmount.Option{"source", "galley"}, fsmount.Option{"mode", mode})
 }
 
 // cloneTree copies the mount at name, relative to dir, and with recursive those
@@ -99,17 +59,6 @@ func hostTree(dir int, name string) (int, error) {
 		return -1, fmt.Errorf("make %s read-only: %w", name, err)
 	}
 	return fd, nil
-}
-
-// place puts the detached mount fd at target, a descriptor, and closes both.
-func place(fd, target int) error {
-	err := unix.MoveMount(fd, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
-	_ = unix.Close(fd)
-	_ = unix.Close(target)
-	if err != nil {
-		return fmt.Errorf("move_mount: %w", err)
-	}
-	return nil
 }
 
 // A root is the root directory of the sandbox while it is built.
@@ -186,7 +135,7 @@ func (r root) mountAt(fd int, p string) error {
 		_ = unix.Close(fd)
 		return err
 	}
-	if err := place(fd, target); err != nil {
+	if err := fsmount.Place(fd, target); err != nil {
 		return fmt.Errorf("mount at %s: %w", p, err)
 	}
 	return nil
@@ -199,7 +148,7 @@ func (r root) mountFileAt(fd int, p string) error {
 		_ = unix.Close(fd)
 		return err
 	}
-	if err := place(fd, target); err != nil {
+	if err := fsmount.Place(fd, target); err != nil {
 		return fmt.Errorf("mount at %s: %w", p, err)
 	}
 	return nil

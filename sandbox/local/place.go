@@ -7,6 +7,8 @@ import (
 	"path"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/vm/guest/fsmount"
 )
 
 // firstView numbers the overlays that add directories for views while the
@@ -71,7 +73,7 @@ func (s *supervisor) placeLive(p pendingMount) error {
 		_ = unix.Close(p.fd)
 		return err
 	}
-	if err := place(p.fd, target); err != nil {
+	if err := fsmount.Place(p.fd, target); err != nil {
 		return fmt.Errorf("mount at %s: %w", p.path, err)
 	}
 	return nil
@@ -97,16 +99,7 @@ func (s *supervisor) placeFor(p string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	var st unix.Statx_t
-	err = unix.Statx(target, "", unix.AT_EMPTY_PATH|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
-	switch {
-	case err != nil:
-	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		err = fmt.Errorf("%s is not a directory: %w", p, unix.ENOTDIR)
-	case st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0:
-		err = fmt.Errorf("something is mounted at %s already: %w", p, unix.EEXIST)
-	}
-	if err != nil {
+	if err := fsmount.CheckFree(target, p); err != nil {
 		_ = unix.Close(target)
 		return -1, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/galleyfs/galley/vm/guest/fsmount"
 	"github.com/galleyfs/galley/vm/guest/spawn"
 )
 
@@ -220,12 +221,12 @@ func (s *supervisor) mountFUSE(v viewSetup, n int32) (int, error) {
 	if v.ReadOnly {
 		attrs |= unix.MOUNT_ATTR_RDONLY
 	}
-	fd, err := newMount("fuse", attrs,
-		option{"source", v.Source}, option{"subtype", v.Subtype},
-		option{"fd", strconv.Itoa(dev)}, option{"rootmode", "40000"},
-		option{"user_id", strconv.Itoa(os.Geteuid())}, option{"group_id", strconv.Itoa(os.Getegid())},
-		option{"max_read", strconv.Itoa(v.MaxRead)},
-		option{"default_permissions", ""}, option{"allow_other", ""})
+	fd, err := fsmount.New("fuse", attrs,
+		fsmount.Option{"source", v.Source}, fsmount.Option{"subtype", v.Subtype},
+		fsmount.Option{"fd", strconv.Itoa(dev)}, fsmount.Option{"rootmode", "40000"},
+		fsmount.Option{"user_id", strconv.Itoa(os.Geteuid())}, fsmount.Option{"group_id", strconv.Itoa(os.Getegid())},
+		fsmount.Option{"max_read", strconv.Itoa(v.MaxRead)},
+		fsmount.Option{"default_permissions", ""}, fsmount.Option{"allow_other", ""})
 	if err != nil {
 		return -1, err
 	}

@@ -6,6 +6,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/vm/guest/fsmount"
 )
 
 // deviceNodes are the devices of the host that are harmless to anybody.
@@ -83,7 +85,7 @@ func (b *builder) placeSystem() error {
 }
 
 func (b *builder) placeProc() error {
-	proc, err := newMount("proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, option{"source", "proc"})
+	proc, err := fsmount.New("proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, fsmount.Option{"source", "proc"})
 	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%w: parts of this host's /proc are covered, as in a container; start the container with an uncovered one (--security-opt systempaths=unconfined)", err)
 	}
@@ -124,7 +126,7 @@ func (b *builder) reMountReadOnly(p string) error {
 	if err := restrictMount(fd, hostAttrs); err != nil {
 		return fmt.Errorf("%s: %w", p, err)
 	}
-	return place(fd, target)
+	return fsmount.Place(fd, target)
 }
 
 func (b *builder) placeDev() error {
@@ -149,8 +151,8 @@ func (b *builder) placeDev() error {
 			return &os.PathError{Op: "symlink", Path: "/dev/" + l.name, Err: err}
 		}
 	}
-	pts, err := newMount("devpts", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC,
-		option{"source", "devpts"}, option{"newinstance", ""}, option{"ptmxmode", "0666"}, option{"mode", "0620"})
+	pts, err := fsmount.New("devpts", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC,
+		fsmount.Option{"source", "devpts"}, fsmount.Option{"newinstance", ""}, fsmount.Option{"ptmxmode", "0666"}, fsmount.Option{"mode", "0620"})
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/vm/guest"
+	"github.com/galleyfs/galley/vm/guest/fsmount"
 )
 
 // cgroups keeps the calls apart: each has a cgroup of its own, beneath one that
@@ -31,7 +32,7 @@ type cgroups struct {
 // newCgroups makes the cgroup of all calls, with room for that many processes,
 // and for what the memory has less reserve; zeros are no bound.
 func newCgroups(processes, reserve int64) (*cgroups, error) {
-	top, err := newMount("cgroup2", 0, option{"source", "cgroup2"})
+	top, err := fsmount.New("cgroup2", 0, fsmount.Option{"source", "cgroup2"})
 	if err != nil {
 		return nil, guest.Failuref(guest.Unsupported, "the guest's kernel has no cgroup v2, by which calls are ended: %w", err)
 	}

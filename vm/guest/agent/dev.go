@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/vm/guest"
+	"github.com/galleyfs/galley/vm/guest/fsmount"
 )
 
 // common are the devices that every program expects.
@@ -21,11 +22,11 @@ var links = map[string]string{"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0",
 // newDev makes the mount that stands at /dev: the kernel's, or a file system of
 // its own with the common devices.
 func newDev(own bool) (int, error) {
-	fstype, options := "devtmpfs", []option{{"source", "dev"}}
+	fstype, options := "devtmpfs", []fsmount.Option{{"source", "dev"}}
 	if own {
-		fstype, options = "tmpfs", append(options, option{"mode", "0755"})
+		fstype, options = "tmpfs", append(options, fsmount.Option{"mode", "0755"})
 	}
-	fd, err := newMount(fstype, unix.MOUNT_ATTR_NOSUID, options...)
+	fd, err := fsmount.New(fstype, unix.MOUNT_ATTR_NOSUID, options...)
 	if err != nil {
 		return -1, err
 	}

@@ -8,37 +8,9 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/vm/guest/fsmount"
 )
-
-// option is one key and value of fsconfig(2); a value of "" is a flag.
-type option struct{ key, value string }
-
-// newMount makes a mount of type fstype that stands nowhere yet.
-func newMount(fstype string, attrs int, options ...option) (int, error) {
-	fs, err := unix.Fsopen(fstype, unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return -1, fmt.Errorf("open file system type %s: %w", fstype, err)
-	}
-	defer unix.Close(fs)
-	for _, o := range options {
-		if o.value == "" {
-			err = unix.FsconfigSetFlag(fs, o.key)
-		} else {
-			err = unix.FsconfigSetString(fs, o.key, o.value)
-		}
-		if err != nil {
-			return -1, fmt.Errorf("%s: option %s=%s: %w", fstype, o.key, o.value, err)
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, fmt.Errorf("make a %s mount: %w", fstype, err)
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs)
-	if err != nil {
-		return -1, fmt.Errorf("make a %s mount: %w", fstype, err)
-	}
-	return fd, nil
-}
 
 // cloneTree copies the mount at p, with those beneath it.
 func cloneTree(p string) (int, error) {
@@ -47,16 +19,6 @@ func cloneTree(p string) (int, error) {
 		return -1, &os.PathError{Op: "copy the mount of", Path: p, Err: err}
 	}
 	return fd, nil
-}
-
-// place puts the detached mount fd at target, a descriptor, and closes both.
-func place(fd, target int) error {
-	err := unix.MoveMount(fd, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
-	_, _ = unix.Close(fd), unix.Close(target)
-	if err != nil {
-		return fmt.Errorf("move_mount: %w", err)
-	}
-	return nil
 }
 
 // lookup opens what stands at the absolute path p, for its place only. A
@@ -98,15 +60,15 @@ func mountAt(fd int, p string) error {
 		_ = unix.Close(fd)
 		return err
 	}
-	if err := place(fd, target); err != nil {
+	if err := fsmount.Place(fd, target); err != nil {
 		return fmt.Errorf("mount at %s: %w", p, err)
 	}
 	return nil
 }
 
-// newMountAt is newMount and mountAt.
-func newMountAt(p, fstype string, attrs int, options ...option) error {
-	fd, err := newMount(fstype, attrs, append([]option{{"source", fstype}}, options...)...)
+// newMountAt is [fsmount.New] and mountAt.
+func newMountAt(p, fstype string, attrs int, options ...fsmount.Option) error {
+	fd, err := fsmount.New(fstype, attrs, append([]fsmount.Option{{"source", fstype}}, options...)...)
 	if err != nil {
 		return err
 	}
@@ -120,16 +82,7 @@ func freePlace(p string) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	var st unix.Statx_t
-	err = unix.Statx(target, "", unix.AT_EMPTY_PATH|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE, &st)
-	switch {
-	case err != nil:
-	case st.Mode&unix.S_IFMT != unix.S_IFDIR:
-		err = fmt.Errorf("%s is not a directory: %w", p, unix.ENOTDIR)
-	case st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0:
-		err = fmt.Errorf("something is mounted at %s already: %w", p, unix.EEXIST)
-	}
-	if err != nil {
+	if err := fsmount.CheckFree(target, p); err != nil {
 		_ = unix.Close(target)
 		return -1, err
 	}

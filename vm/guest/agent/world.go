@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/vm/guest"
+	"github.com/galleyfs/galley/vm/guest/fsmount"
 )
 
 // world is what the guest's programs see, and where it comes from.
@@ -149,9 +150,9 @@ func enterRoot(fd int) error {
 // standard mounts what every guest has.
 func (w *world) standard(s guest.Setup, dev int) error {
 	const safe = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV
-	tmp := []option{{"mode", "1777"}}
+	tmp := []fsmount.Option{{"mode", "1777"}}
 	if s.TmpSize > 0 {
-		tmp = append(tmp, option{"size", fmt.Sprint(s.TmpSize)})
+		tmp = append(tmp, fsmount.Option{"size", fmt.Sprint(s.TmpSize)})
 	}
 	if err := newMountAt("/proc", "proc", safe|unix.MOUNT_ATTR_NOEXEC); err != nil {
 		return err
@@ -165,16 +166,16 @@ func (w *world) standard(s guest.Setup, dev int) error {
 	if err := mountAt(dev, "/dev"); err != nil {
 		return err
 	}
-	if err := newMountAt("/dev/pts", "devpts", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, option{"ptmxmode", "0666"}, option{"mode", "0620"}, option{"gid", "5"}); err != nil {
+	if err := newMountAt("/dev/pts", "devpts", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NOEXEC, fsmount.Option{"ptmxmode", "0666"}, fsmount.Option{"mode", "0620"}, fsmount.Option{"gid", "5"}); err != nil {
 		return err
 	}
-	if err := newMountAt("/dev/shm", "tmpfs", safe, option{"mode", "1777"}); err != nil {
+	if err := newMountAt("/dev/shm", "tmpfs", safe, fsmount.Option{"mode", "1777"}); err != nil {
 		return err
 	}
 	if err := newMountAt("/tmp", "tmpfs", safe, tmp...); err != nil {
 		return err
 	}
-	if err := newMountAt("/run", "tmpfs", safe, option{"mode", "0755"}); err != nil {
+	if err := newMountAt("/run", "tmpfs", safe, fsmount.Option{"mode", "0755"}); err != nil {
 		return err
 	}
 	return identity(s)
@@ -208,7 +209,7 @@ func (a *Agent) Mount(_ context.Context, m guest.Mount) error {
 			_ = unix.Close(fd)
 			return err
 		}
-		return place(fd, target)
+		return fsmount.Place(fd, target)
 	})
 	if errors.Is(err, unix.EEXIST) {
 		return guest.FailureOf(guest.Exists, err)
