@@ -12,48 +12,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/sandbox"
 	"github.com/galleyfs/galley/sandbox/httpapi"
 	"github.com/galleyfs/galley/sandbox/sandboxtest"
 	"github.com/galleyfs/galley/sandbox/tools"
 	"github.com/galleyfs/galley/sandbox/virtual"
+	"github.com/galleyfs/galley/sandbox/virtual/virtualtest"
 )
 
 // newSandbox is a virtual sandbox over base, or over nothing.
 func newSandbox(t testing.TB, base string) *virtual.Sandbox {
 	t.Helper()
-	state := t.TempDir()
-	if err := overlay.InitState(nil, state, 1); err != nil {
-		t.Fatal(err)
-	}
-	cfg := overlay.Config{Name: "workspace", StateDir: state}
-	if base != "" {
-		b, err := overlay.OpenBase(nil, base)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg.Base = b
-	}
-	tree, err := overlay.Open(cfg, overlay.Stack{Active: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	sb, err := virtual.New(virtual.Config{
-		Trees: []virtual.Tree{{Path: "/workspace", Tree: tree}}, Scratch: t.TempDir(), Forbidden: []string{state},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sb.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := tree.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return sb
+	return virtualtest.Open(t, base, virtual.Limits{})
 }
 
 func newSet(sb sandbox.Sandbox, secrets map[string]string) *tools.Set {

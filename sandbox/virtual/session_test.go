@@ -14,6 +14,7 @@ import (
 	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/sandbox"
 	"github.com/galleyfs/galley/sandbox/virtual"
+	"github.com/galleyfs/galley/sandbox/virtual/virtualtest"
 	"github.com/galleyfs/galley/snapshots"
 )
 
@@ -112,7 +113,7 @@ func TestMountForbidden(t *testing.T) {
 
 // TestLimitError: what a limit ends is an error of the contract that names it.
 func TestLimitError(t *testing.T) {
-	s := openOver(t, "", virtual.Limits{Commands: 100})
+	s := virtualtest.Open(t, "", virtual.Limits{Commands: 100})
 	r, err := s.Bash(context.Background(), sandbox.BashRequest{Command: "echo first; while :; do :; done"})
 	if sandbox.CodeOf(err) != sandbox.Limit || !strings.Contains(err.Error(), "100 commands") || string(r.Output) != "first\n" {
 		t.Errorf("%v, %q", err, r.Output)
@@ -127,7 +128,7 @@ func TestLimitError(t *testing.T) {
 // shell, also where that had a time, and ends with the process.
 func TestLingering(t *testing.T) {
 	for _, timeout := range []time.Duration{0, time.Hour} {
-		s := openOver(t, "", virtual.Limits{})
+		s := virtualtest.Open(t, "", virtual.Limits{})
 		p, err := s.Start(t.Context(), sandbox.BashRequest{Command: "(until [ -e go ]; do sleep 0.01; done; echo late > late; sleep 1000; echo never > never) & exit 4", Timeout: timeout})
 		if err != nil {
 			t.Fatal(err)

@@ -13,28 +13,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/galleyfs/galley/overlay"
+	"github.com/galleyfs/galley/overlay/overlaytest"
 	"github.com/galleyfs/galley/sandbox/virtual/internal/view"
 )
 
 // newView is a view of an empty tree in process.
 func newView(t testing.TB) *view.View {
 	t.Helper()
-	dir := t.TempDir()
-	if err := overlay.InitState(nil, dir, 1); err != nil {
-		t.Fatal(err)
-	}
-	tree, err := overlay.Open(overlay.Config{Name: "workspace", StateDir: dir}, overlay.Stack{Active: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tree, _ := overlaytest.OpenTree(t, "")
 	face := tree.Attach(nil)
-	t.Cleanup(func() {
-		face.Detach()
-		if err := tree.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(face.Detach)
 	v := view.New(face, uint32(os.Getuid()), uint32(os.Getgid()), 1000)
 	for _, d := range []string{"/tmp", "/w"} {
 		if err := v.Mkdir(d, 0o777); err != nil {

@@ -9,34 +9,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/overlay"
+	"github.com/galleyfs/galley/overlay/overlaytest"
 )
 
 // newFace is a face of a tree over a host directory, or over nothing.
 func newFace(t *testing.T, base string) *overlay.Face {
 	t.Helper()
-	state := t.TempDir()
-	if err := overlay.InitState(nil, state, 1); err != nil {
-		t.Fatal(err)
-	}
-	cfg := overlay.Config{Name: "t", StateDir: state}
-	if base != "" {
-		b, err := overlay.OpenBase(nil, base)
-		if err != nil {
-			t.Fatal(err)
-		}
-		cfg.Base = b
-	}
-	tree, err := overlay.Open(cfg, overlay.Stack{Active: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
+	tree, _ := overlaytest.OpenTree(t, base)
 	f := tree.Attach(nil)
-	t.Cleanup(func() {
-		f.Detach()
-		if err := tree.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(f.Detach)
 	return f
 }
 
