@@ -11,6 +11,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -19,8 +20,9 @@ import (
 const errorRecord = "GALLEY.error"
 
 // Pack writes what is at p, a file or a directory with all beneath it, to w.
-// Links are not followed, but for p itself. The first entry has the name "."; an
-// error is told in the stream, too.
+// Links are not followed, but for p itself, and nothing is read that is not
+// beneath it, whoever changes the tree meanwhile. The first entry has the name
+// "."; an error is told in the stream, too.
 func Pack(w io.Writer, p string) error {
 	t := tar.NewWriter(w)
 	err := pack(t, p)
@@ -36,53 +38,106 @@ func pack(t *tar.Writer, top string) error {
 	if err != nil {
 		return err
 	}
-	return filepath.WalkDir(real, func(p string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(real, p)
-		if err != nil {
-			return err
-		}
-		info, err := d.Info()
-		if err != nil {
-			return err
-		}
-		return packOne(t, p, rel, info)
-	})
-}
-
-func packOne(t *tar.Writer, p, rel string, info fs.FileInfo) error {
-	target := ""
-	if info.Mode()&fs.ModeSymlink != 0 {
-		var err error
-		if target, err = os.Readlink(p); err != nil {
-			return err
-		}
-	}
-	if info.Mode()&(fs.ModeSocket|fs.ModeNamedPipe|fs.ModeDevice|fs.ModeIrregular) != 0 {
-		return nil // nothing that could be copied
-	}
-	h, err := tar.FileInfoHeader(info, target)
+	info, err := os.Lstat(real)
 	if err != nil {
 		return err
 	}
-	h.Name, h.Format, h.Uname, h.Gname = rel, tar.FormatPAX, "", ""
-	if !info.Mode().IsRegular() {
-		return t.WriteHeader(h)
+	at, name := real, "."
+	if !info.IsDir() {
+		at, name = filepath.Split(real)
 	}
-	f, err := os.Open(p)
+	root, err := os.OpenRoot(at)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	k := packer{t, root}
+	if !info.IsDir() {
+		return k.one(name, ".", info)
+	}
+	return k.tree(".", info)
+}
+
+// packer writes entries of a stream. What it looks at may be another thing when
+// it opens it: the root keeps it from leading out, and what is opened says
+// itself what it is.
+type packer struct {
+	tar  *tar.Writer
+	root *os.Root
+}
+
+// tree writes what is at p, and all beneath it.
+func (k *packer) tree(p string, info fs.FileInfo) error {
+	if err := k.one(p, p, info); err != nil || !info.IsDir() {
+		return err
+	}
+	d, err := k.root.OpenFile(p, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	names, err := d.Readdirnames(-1)
+	if err = errors.Join(err, d.Close()); err != nil {
+		return err
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		sub := path.Join(p, name)
+		info, err := k.root.Lstat(sub)
+		if err != nil {
+			return err
+		}
+		if err := k.tree(sub, info); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// one writes what is at p as an entry of another name.
+func (k *packer) one(p, name string, info fs.FileInfo) error {
+	target := ""
+	switch {
+	case info.Mode()&(fs.ModeSocket|fs.ModeNamedPipe|fs.ModeDevice|fs.ModeIrregular) != 0:
+		return nil // nothing that could be copied
+	case info.Mode().IsRegular():
+		return k.file(p, name)
+	case info.Mode()&fs.ModeSymlink != 0:
+		var err error
+		if target, err = k.root.Readlink(p); err != nil {
+			return err
+		}
+	}
+	return k.header(info, name, target)
+}
+
+// file writes a file with its content.
+func (k *packer) file(p, name string) error {
+	f, err := k.root.OpenFile(p, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe in its place is not waited for
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := t.WriteHeader(h); err != nil {
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s was a file, and became something else while it was copied", f.Name())
+	}
+	if err == nil {
+		err = k.header(info, name, "")
+	}
+	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(t, io.LimitReader(f, h.Size)); err != nil {
+	_, err = io.Copy(k.tar, io.LimitReader(f, info.Size()))
+	return err
+}
+
+func (k *packer) header(info fs.FileInfo, name, target string) error {
+	h, err := tar.FileInfoHeader(info, target)
+	if err != nil {
 		return err
 	}
-	return nil
+	h.Name, h.Format, h.Uname, h.Gname = name, tar.FormatPAX, "", ""
+	return k.tar.WriteHeader(h)
 }
 
 // Result is what was copied.

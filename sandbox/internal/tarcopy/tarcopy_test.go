@@ -130,3 +130,88 @@ func TestThereAndBack(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// swapping is a guest at the far end of a copy, or a program beside it, that
+// changes what is copied once the content of its first file is sent.
+type swapping struct {
+	bytes.Buffer
+	swap func()
+}
+
+func (s *swapping) Write(b []byte) (int, error) {
+	if s.swap != nil && bytes.Contains(b, []byte("first")) {
+		s.swap()
+		s.swap = nil
+	}
+	return s.Buffer.Write(b)
+}
+
+// What is swapped for a link while it is packed leads nowhere: nothing that is
+// not beneath what was to be copied is sent. What is swapped for a pipe holds
+// nobody up.
+func TestSwappedWhilePacked(t *testing.T) {
+	for name, with := range map[string]func(keys, at string) error{
+		"a link":           os.Symlink,
+		"a relative link":  func(_, at string) error { return os.Symlink("../keys", at) },
+		"a link to a file": func(keys, at string) error { return os.Symlink(filepath.Join(keys, "f"), at) },
+		"a pipe":           func(_, at string) error { return syscall.Mkfifo(at, 0o600) },
+	} {
+		for _, swapped := range []string{"d", "f"} {
+			t.Run(swapped+" for "+name, func(t *testing.T) {
+				home := t.TempDir()
+				keys, from := filepath.Join(home, "keys"), filepath.Join(home, "from")
+				if err := errors.Join(os.MkdirAll(filepath.Join(from, "d"), 0o755), os.Mkdir(keys, 0o700),
+					os.WriteFile(filepath.Join(keys, "f"), []byte("secret"), 0o600), os.WriteFile(filepath.Join(from, "d", "f"), []byte("mine"), 0o600),
+					os.WriteFile(filepath.Join(from, "a"), []byte("first"), 0o600),
+					os.WriteFile(filepath.Join(from, "f"), []byte("mine"), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+				w := &swapping{swap: func() {
+					at := filepath.Join(from, swapped)
+					if err := errors.Join(os.RemoveAll(at), with(keys, at)); err != nil {
+						t.Error(err)
+					}
+				}}
+				if err := Pack(w, from); err != nil {
+					t.Logf("refused: %v", err)
+				}
+				if w.swap != nil || strings.Contains(w.String(), "secret") {
+					t.Error("nothing was swapped, or what is outside was sent")
+				}
+			})
+		}
+	}
+}
+
+// The same in the moment between the look at an entry and its opening.
+func TestSwappedBeforeItIsOpened(t *testing.T) {
+	home := t.TempDir()
+	from := filepath.Join(home, "from")
+	if err := errors.Join(os.Mkdir(from, 0o755), os.WriteFile(filepath.Join(home, "key"), []byte("secret"), 0o600),
+		os.WriteFile(filepath.Join(from, "f"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	seen, err := root.Lstat("f")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, with := range map[string]func(at string) error{
+		"a link": func(at string) error { return os.Symlink("../key", at) },
+		"a pipe": func(at string) error { return syscall.Mkfifo(at, 0o600) },
+	} {
+		at := filepath.Join(from, "f")
+		if err := errors.Join(os.Remove(at), with(at)); err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		p := packer{tar: tar.NewWriter(&b), root: root}
+		if err := p.one("f", "f", seen); err == nil {
+			t.Errorf("swapped for %s it was packed: %q", name, b.String())
+		}
+	}
+}
