@@ -152,7 +152,7 @@ func (k *Command) each(out Output, exit func()) error {
 func (k *Command) grant(n int) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if n < 0 || k.credit+n > window {
+	if n < 0 || n > window-k.credit {
 		return fmt.Errorf("%w: %d bytes of input were taken that had not been sent", ErrProtocol, n)
 	}
 	k.credit += n

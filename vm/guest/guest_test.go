@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"strings"
 	"sync"
@@ -234,6 +235,29 @@ func (script) SetWriteDeadline(time.Time) error { return nil }
 func frame(t byte, body []byte) []byte {
 	out := append([]byte{t}, binary.BigEndian.AppendUint32(nil, uint32(len(body)))...)
 	return append(out, body...)
+}
+
+// A guest that says it took more than it was sent, by so much that a sum of it
+// turns over, is not believed, and input does not wait for it.
+func TestTakenBeyondCounting(t *testing.T) {
+	c := connect(t, &fake{exec: func(_ guest.Exec, task *guest.Task) error {
+		if err := task.Started(7); err != nil {
+			return err
+		}
+		if err := task.Taken(math.MaxInt); err != nil {
+			return err
+		}
+		_, _ = task.Receive() // until the host gives it up
+		return nil
+	}})
+	k, err := c.Start(t.Context(), guest.Exec{Line: "x"}, func(int, []byte) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	within(t, "the end", k.Gone())
+	if _, known, err := k.Status(); known || !errors.Is(err, guest.ErrProtocol) {
+		t.Errorf("known %v, %v", known, err)
+	}
 }
 
 // FuzzAnswers feeds a client what a hostile guest may answer: it must end, with
