@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/galleyfs/galley/overlay"
+	"github.com/galleyfs/galley/review/termsafe"
 )
 
 // JSONHelp documents what WriteJSON writes.
@@ -103,15 +104,18 @@ type jsonFlag struct {
 }
 
 // WriteJSON writes a change set as one JSON object, as JSONHelp describes it,
-// followed by a newline.
+// followed by a newline. Of names, what could act on a terminal is escaped.
 func WriteJSON(w io.Writer, cs *ChangeSet) error {
 	out := jsonSet{Version: 1, Digest: cs.Digest().String(), Summary: Summary(cs), Changes: make([]jsonChange, 0, len(cs.Changes))}
 	for i := range cs.Changes {
 		out.Changes = append(out.Changes, changeJSON(&cs.Changes[i]))
 	}
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(out)
+	text, err := json.MarshalIndent(out, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(append(termsafe.JSON(text), '\n'))
+	return err
 }
 
 // raw is the bytes of a string that is not valid UTF-8, nil for any other.

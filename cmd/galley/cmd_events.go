@@ -8,6 +8,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/galleyfs/galley/review/termsafe"
 	"github.com/galleyfs/galley/sandbox/events"
 	"github.com/galleyfs/galley/snapshots"
 )
@@ -43,7 +44,7 @@ names them; of each change it says whose it was, where that is known.`,
 				}
 				return events.Read(ctx, sess.Dir(), c.Bool("follow"), func(ev events.Event) error {
 					if c.Bool("json") {
-						_, err := fmt.Fprintf(e.stdout, "%s\n", ev.Raw)
+						_, err := fmt.Fprintf(e.stdout, "%s\n", termsafe.JSON(ev.Raw))
 						return err
 					}
 					_, err := fmt.Fprintln(e.stdout, eventLine(ev))

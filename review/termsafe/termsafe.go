@@ -4,15 +4,17 @@
 // an invisible character comes out as text that can be seen and does nothing.
 //
 // [Quote] is for names, [Escape] for one line of anything, [Writer] for
-// contents of many lines. Their output is valid UTF-8 and has no control
+// contents of many lines, [JSON] for what programs read. Their output is valid UTF-8 and has no control
 // character but, from Writer, newline and tab. Colours come from [Palette] and
 // are put around what was made safe before.
 package termsafe
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -89,6 +91,31 @@ func Escape(s string) string {
 		}
 	}
 	return s
+}
+
+// JSON is a JSON text with the same meaning in which all that is not [Safe], but
+// newlines between its tokens, is escaped as JSON has it. JSON itself wants that
+// of C0 controls alone.
+func JSON(text []byte) []byte {
+	unsafe := func(r rune) bool { return !Safe(r) && r != '\n' }
+	i := bytes.IndexFunc(text, unsafe)
+	if i < 0 {
+		return text
+	}
+	out := append(make([]byte, 0, len(text)+64), text[:i]...)
+	for text = text[i:]; len(text) > 0; {
+		r, n := utf8.DecodeRune(text)
+		switch hi, lo := utf16.EncodeRune(r); {
+		case !unsafe(r):
+			out = append(out, text[:n]...)
+		case r > 0xffff:
+			out = fmt.Appendf(out, `\u%04x\u%04x`, hi, lo)
+		default:
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+		text = text[n:]
+	}
+	return out
 }
 
 // appendSafe appends s made safe; lines keeps newline and tab.

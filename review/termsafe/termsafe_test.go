@@ -2,11 +2,13 @@ package termsafe
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -218,4 +220,37 @@ func FuzzWriter(f *testing.F) {
 			t.Fatalf("Escape = %q", s)
 		}
 	})
+}
+
+// JSON says the same with what acts on a terminal escaped, and is left alone
+// without it.
+func TestJSON(t *testing.T) {
+	for _, v := range []any{
+		"C1 \u009b2J \u009d52;c;ZXZpbA==\u009c", "DEL \x7f", "bidi \u202e \u2066", "zero\u200bwidth", "tag \U000e0041", "private \U0010ffff",
+		map[string]any{"\u009b[31mkey": []any{"größe 漢字 é", 1.5, nil}, "<&>": "\x1b[2J\n"},
+	} {
+		var enc bytes.Buffer
+		e := json.NewEncoder(&enc)
+		e.SetEscapeHTML(false)
+		e.SetIndent("", "  ")
+		if err := e.Encode(v); err != nil {
+			t.Fatal(err)
+		}
+		got := JSON(enc.Bytes())
+		for _, r := range string(got) {
+			if !Safe(r) && r != '\n' {
+				t.Errorf("%q has %U", got, r)
+			}
+		}
+		var back any
+		if err := json.Unmarshal(got, &back); err != nil || !reflect.DeepEqual(back, v) {
+			t.Errorf("%q means %q, not %q: %v", got, back, v, err)
+		}
+	}
+	if got := JSON([]byte("{\"größe\": \"漢字 é\"}\n")); string(got) != "{\"größe\": \"漢字 é\"}\n" {
+		t.Errorf("%q", got)
+	}
+	if got := JSON([]byte("\"\xff\x9b\"")); string(got) != `"\ufffd\ufffd"` {
+		t.Errorf("bytes that are not UTF-8: %q", got)
+	}
 }

@@ -4,11 +4,12 @@
 //
 // Results go to standard output, everything else to standard error. Colour and
 // questions need a terminal. No text that came out of a tree passes through
-// here unescaped: callers escape names and contents first.
+// here unescaped: callers escape names and contents first, but for JSON.
 package ui
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -18,6 +19,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/galleyfs/galley/review/termsafe"
 )
 
 // IsTerminal tells whether f is a terminal that a person reads or types at.
@@ -51,12 +54,18 @@ func (s Style) paint(code, text string) string {
 }
 
 // JSON writes v as indented JSON and a newline. HTML characters are left as
-// they are: the output goes to programs, not to browsers.
+// they are: the output goes to programs, not to browsers. What could act on a
+// terminal is escaped: it may well go to one.
 func JSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	return enc.Encode(v)
+	if err := enc.Encode(v); err != nil {
+		return err
+	}
+	_, err := w.Write(termsafe.JSON(b.Bytes()))
+	return err
 }
 
 // Count is "1 file", "2 files".
