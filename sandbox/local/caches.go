@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/galleyfs/galley/vm/guest/fsmount"
+	"github.com/galleyfs/galley/vm/fsmount"
 )
 
 // cacheNames are where common tools keep what they can fetch or make again.

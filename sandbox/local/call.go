@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/galleyfs/galley/vm/guest/fsmount"
+	"github.com/galleyfs/galley/vm/fsmount"
 	"github.com/galleyfs/galley/vm/guest/spawn"
 )
 

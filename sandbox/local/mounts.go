@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/galleyfs/galley/vm/guest/fsmount"
+	"github.com/galleyfs/galley/vm/fsmount"
 )
 
 // The calls of Linux 5.2 and 5.12 that make, copy and place mounts by

@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/galleyfs/galley/vm/guest/fsmount"
+	"github.com/galleyfs/galley/vm/fsmount"
 )
 
 // firstView numbers the overlays that add directories for views while the

@@ -7,7 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/galleyfs/galley/vm/guest/fsmount"
+	"github.com/galleyfs/galley/vm/fsmount"
 )
 
 // deviceNodes are the devices of the host that are harmless to anybody.

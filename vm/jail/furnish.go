@@ -9,6 +9,8 @@ import (
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/vm/fsmount"
 )
 
 // host is what is taken from it into the jail.
@@ -122,13 +124,12 @@ func placeBinds(root int, trees []int, binds []Bind) error {
 
 // placeMount puts the mount fd, which it closes, at the directory inside.
 func placeMount(root, fd int, inside string) error {
-	defer unix.Close(fd)
 	target, err := makePlace(root, inside, true)
 	if err != nil {
+		_ = unix.Close(fd)
 		return err
 	}
-	defer unix.Close(target)
-	return unix.MoveMount(fd, "", target, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH)
+	return fsmount.Place(fd, target)
 }
 
 func placeMemory(root int, m Memory, binds []int) error {
@@ -163,18 +164,7 @@ func placeMemory(root int, m Memory, binds []int) error {
 // placeProc mounts a /proc that shows this pid namespace and nothing of the
 // kernel, which is allowed where the host's own /proc is covered in part, too.
 func placeProc(root int) error {
-	fs, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fs)
-	if err := unix.FsconfigSetString(fs, "subset", "pid"); err != nil {
-		return err
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return err
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	fd, err := fsmount.New("proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, fsmount.Option{"subset", "pid"})
 	if err != nil {
 		return err
 	}
@@ -184,28 +174,11 @@ func placeProc(root int) error {
 // placeFUSE mounts FUSE in the program's user namespace, so that its ids are
 // those of the files, hands the descriptor out and waits until it is served.
 func (w *work) placeFUSE(root, number, dev int) error {
-	fs, err := unix.Fsopen("fuse", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fs)
-	for _, o := range [][2]string{
-		{"source", "galley"}, {"subtype", "galley"}, {"fd", strconv.Itoa(dev)}, {"rootmode", "40000"},
-		{"user_id", "0"}, {"group_id", "0"},
-	} {
-		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
-			return fmt.Errorf("%s: %w", o[0], err)
-		}
-	}
-	for _, o := range []string{"default_permissions", "allow_other"} {
-		if err := unix.FsconfigSetFlag(fs, o); err != nil {
-			return fmt.Errorf("%s: %w", o, err)
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return err
-	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	fd, err := fsmount.New("fuse", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV,
+		fsmount.Option{"source", "galley"}, fsmount.Option{"subtype", "galley"},
+		fsmount.Option{"fd", strconv.Itoa(dev)}, fsmount.Option{"rootmode", "40000"},
+		fsmount.Option{"user_id", "0"}, fsmount.Option{"group_id", "0"},
+		fsmount.Option{"default_permissions", ""}, fsmount.Option{"allow_other", ""})
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/galleyfs/galley/vm/fsmount"
 )
 
 // rootSize bounds the file system in memory that carries the places of what is
@@ -47,24 +49,11 @@ func makeRoot(w work) error {
 
 // newMemory makes a file system in memory that stands nowhere yet.
 func newMemory(size string, attrs int) (int, error) {
-	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	fd, err := fsmount.New("tmpfs", attrs, fsmount.Option{"source", "galley"}, fsmount.Option{"mode", "0755"}, fsmount.Option{"size", size})
 	if err != nil {
 		return -1, fmt.Errorf("make a file system in memory: %w", err)
 	}
-	defer unix.Close(fs)
-	for _, o := range [][2]string{{"source", "galley"}, {"mode", "0755"}, {"size", size}} {
-		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
-			return -1, fmt.Errorf("make a file system in memory: %s: %w", o[0], err)
-		}
-	}
-	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, fmt.Errorf("make a file system in memory: %w", err)
-	}
-	root, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs)
-	if err != nil {
-		return -1, fmt.Errorf("make a file system in memory: %w", err)
-	}
-	return root, nil
+	return fd, nil
 }
 
 // placeBind puts tree, which it closes, at its place below root.

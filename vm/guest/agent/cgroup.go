@@ -15,8 +15,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/galleyfs/galley/vm/fsmount"
 	"github.com/galleyfs/galley/vm/guest"
-	"github.com/galleyfs/galley/vm/guest/fsmount"
 )
 
 // cgroups keeps the calls apart: each has a cgroup of its own, beneath one that

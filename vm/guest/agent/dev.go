@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/galleyfs/galley/vm/fsmount"
 	"github.com/galleyfs/galley/vm/guest"
-	"github.com/galleyfs/galley/vm/guest/fsmount"
 )
 
 // common are the devices that every program expects.

@@ -11,8 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/galleyfs/galley/vm/fsmount"
 	"github.com/galleyfs/galley/vm/guest"
-	"github.com/galleyfs/galley/vm/guest/fsmount"
 )
 
 // world is what the guest's programs see, and where it comes from.

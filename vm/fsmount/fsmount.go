@@ -1,6 +1,7 @@
 // Package fsmount makes mounts and puts them in their place by descriptor, with
-// the calls of Linux 5.2: for the sandbox on the host and for the agent in a
-// guest. Where a place is, and by what path it may be reached, is theirs to say.
+// the calls of Linux 5.2: for the sandbox on the host, the jail of a machine and
+// the agent in a guest. Where a place is, and by what path it may be reached, is
+// theirs to say.
 package fsmount
 
 import (
