@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -106,26 +105,13 @@ func readForeign(blob io.Reader, left *budget, fn func(it *item, content io.Read
 	defer plain.Close()
 	b := &bounded{r: plain, packed: packed, left: left, h: sha256.New()}
 	l := &layerReader{seen: map[string]bool{}, filled: map[string]bool{}, left: left}
-	for t := tar.NewReader(b); ; {
-		hdr, err := t.Next()
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return "", damaged(err)
-		}
+	return b.entries(func(hdr *tar.Header, content io.Reader) error {
 		it, err := l.checkForeign(hdr)
-		if err == nil && it != nil {
-			err = fn(it, t)
+		if err != nil || it == nil {
+			return err
 		}
-		if err != nil {
-			return "", fmt.Errorf("entry %q: %w", hdr.Name, err)
-		}
-	}
-	if _, err := io.Copy(io.Discard, b); err != nil {
-		return "", damaged(err)
-	}
-	return hex.EncodeToString(b.h.Sum(nil)), nil
+		return fn(it, content)
+	})
 }
 
 // checkForeign takes an entry apart; nil is one that means nothing.

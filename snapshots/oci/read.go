@@ -71,6 +71,18 @@ func readLayer(blob io.Reader, left *budget, fn func(it *item, content io.Reader
 	}
 	b := &bounded{r: zip, packed: packed, left: left, h: sha256.New()}
 	l := &layerReader{seen: map[string]bool{}, filled: map[string]bool{}, left: left}
+	return b.entries(func(hdr *tar.Header, content io.Reader) error {
+		it, err := l.check(hdr)
+		if err != nil {
+			return err
+		}
+		return fn(it, content)
+	})
+}
+
+// entries calls fn for each entry of a tar stream and returns the digest of all
+// of it.
+func (b *bounded) entries(fn func(hdr *tar.Header, content io.Reader) error) (diffID string, err error) {
 	for t := tar.NewReader(b); ; {
 		hdr, err := t.Next()
 		if err == io.EOF {
@@ -79,11 +91,7 @@ func readLayer(blob io.Reader, left *budget, fn func(it *item, content io.Reader
 		if err != nil {
 			return "", damaged(err)
 		}
-		it, err := l.check(hdr)
-		if err == nil {
-			err = fn(it, t)
-		}
-		if err != nil {
+		if err := fn(hdr, t); err != nil {
 			return "", fmt.Errorf("entry %q: %w", hdr.Name, err)
 		}
 	}
