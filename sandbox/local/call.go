@@ -175,17 +175,12 @@ func (c *call) isolate() error {
 			return err
 		}
 	}
-	proc, err := fsmount.New("proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, fsmount.Option{"source", "proc"})
+	proc, err := newProc()
 	if err != nil {
 		return err
 	}
-	if err := b.root.mountAt(proc, "/proc"); err != nil {
+	if err := b.showProc(proc); err != nil {
 		return err
-	}
-	for _, name := range readOnlyProc {
-		if err := b.reMountReadOnly("/proc/" + name); err != nil {
-			return err
-		}
 	}
 	for p, fd := range covers {
 		target, err := b.root.lookup(p)

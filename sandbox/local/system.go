@@ -85,23 +85,35 @@ func (b *builder) placeSystem() error {
 }
 
 func (b *builder) placeProc() error {
-	proc, err := fsmount.New("proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, fsmount.Option{"source", "proc"})
+	proc, err := newProc()
 	if errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("%w: parts of this host's /proc are covered, as in a container; start the container with an uncovered one (--security-opt systempaths=unconfined)", err)
 	}
 	if err != nil {
 		return err
 	}
+	if err := b.showProc(proc); err != nil {
+		return err
+	}
+	for _, name := range maskedProc {
+		if err := b.mask("/proc/" + name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newProc makes a /proc of the pid namespace, which showProc puts in its place.
+func newProc() (int, error) {
+	return fsmount.New("proc", unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC, fsmount.Option{"source", "proc"})
+}
+
+func (b *builder) showProc(proc int) error {
 	if err := b.root.mountAt(proc, "/proc"); err != nil {
 		return err
 	}
 	for _, name := range readOnlyProc {
 		if err := b.reMountReadOnly("/proc/" + name); err != nil {
-			return err
-		}
-	}
-	for _, name := range maskedProc {
-		if err := b.mask("/proc/" + name); err != nil {
 			return err
 		}
 	}
