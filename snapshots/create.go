@@ -97,14 +97,7 @@ func (s *Store) create(m *manifest) error {
 	if err != nil {
 		return err
 	}
-	taken := func(name string) bool {
-		for _, i := range infos {
-			if i.Name == name {
-				return true
-			}
-		}
-		return false
-	}
+	taken := takenBy(infos)
 	if m.Name == "" {
 		m.Name = freeName(nameFor(m.Trees[0].Base), taken)
 	} else if taken(m.Name) {

@@ -190,14 +190,7 @@ func (s *Store) adopt(stage, id string, imp Import) error {
 	if err != nil {
 		return err
 	}
-	taken := func(name string) bool {
-		for _, i := range infos {
-			if i.Name == name {
-				return true
-			}
-		}
-		return false
-	}
+	taken := takenBy(infos)
 	from, err := openDir(s.fs, s.dir, filepath.Join(stage, dirSessions))
 	if err != nil {
 		return err

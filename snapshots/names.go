@@ -5,6 +5,7 @@ import (
 	"encoding/base32"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -91,6 +92,13 @@ func nameFor(base string) string {
 		return "session"
 	}
 	return b.String()
+}
+
+// takenBy tells which names the sessions have.
+func takenBy(sessions []Info) func(name string) bool {
+	return func(name string) bool {
+		return slices.ContainsFunc(sessions, func(i Info) bool { return i.Name == name })
+	}
 }
 
 // freeName is want, or want with the first number that makes it free.
