@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"sort"
 	"time"
 
@@ -247,9 +246,7 @@ func (s *Store) restoreSession(id string) error {
 	}
 	err = h.update(func(m *manifest) {
 		m.Discarded = nil
-		m.Name = freeName(m.Name, func(name string) bool {
-			return slices.ContainsFunc(infos, func(i Info) bool { return i.Name == name })
-		})
+		m.Name = freeName(m.Name, takenBy(infos))
 	})
 	if err != nil {
 		return err
