@@ -7,7 +7,6 @@
 package httpapi
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"github.com/galleyfs/galley/sandbox"
+	"github.com/galleyfs/galley/sandbox/internal/strictjson"
 	"github.com/galleyfs/galley/sandbox/tools"
 )
 
@@ -139,27 +139,9 @@ func readBody(rt route, w http.ResponseWriter, r *http.Request) ([]byte, error) 
 	return body, nil
 }
 
-// decode reads a body strictly. An empty one is an empty object.
+// decode reads a body strictly.
 func decode[T any](name string, body []byte) (T, error) {
-	var in T
-	if len(bytes.TrimSpace(body)) == 0 {
-		body = []byte("{}")
-	}
-	if err := tools.CheckText(name, body); err != nil {
-		return in, err
-	}
-	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
-	err := dec.Decode(&in)
-	if err == nil {
-		if _, err = dec.Token(); errors.Is(err, io.EOF) {
-			return in, nil
-		}
-		err = errors.New("something follows the JSON object")
-	}
-	e := sandbox.Errorf(sandbox.Invalid, name, "", "the body of %s: %s; expected %s", name, strings.TrimPrefix(err.Error(), "json: "), fieldsOf(reflect.TypeFor[T]()))
-	e.Offset = int(dec.InputOffset())
-	return in, e
+	return strictjson.Decode[T](name, "the body", body, func() string { return fieldsOf(reflect.TypeFor[T]()) })
 }
 
 // fieldsOf lists the fields of a body for a message.

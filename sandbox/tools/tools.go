@@ -12,26 +12,24 @@
 package tools
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/jsonschema-go/jsonschema"
 
 	"github.com/galleyfs/galley/sandbox"
 	"github.com/galleyfs/galley/sandbox/events"
+	"github.com/galleyfs/galley/sandbox/internal/strictjson"
 	"github.com/galleyfs/galley/sandbox/redact"
 )
 
@@ -318,42 +316,7 @@ func decode[T any](tool string, args json.RawMessage) (T, error) {
 	if len(args) > maxArgs {
 		return in, sandbox.Errorf(sandbox.TooLarge, tool, "", "the arguments have %d bytes; up to %d are possible", len(args), maxArgs)
 	}
-	if err := CheckText(tool, args); err != nil {
-		return in, err
-	}
-	if len(bytes.TrimSpace(args)) == 0 {
-		args = json.RawMessage("{}")
-	}
-	dec := json.NewDecoder(bytes.NewReader(args))
-	dec.DisallowUnknownFields()
-	err := dec.Decode(&in)
-	if err == nil {
-		if _, err = dec.Token(); errors.Is(err, io.EOF) {
-			return in, nil
-		}
-		err = errors.New("something follows the JSON object")
-	}
-	e := sandbox.Errorf(sandbox.Invalid, tool, "", "the arguments of %s: %s; expected %s", tool, strings.TrimPrefix(err.Error(), "json: "), fieldsOf(tool))
-	e.Offset = int(dec.InputOffset())
-	return in, e
-}
-
-// CheckText refuses a JSON text that is not UTF-8, of which a decoder would make
-// another one: a path would not be the path that was meant.
-func CheckText(op string, text []byte) error {
-	if utf8.Valid(text) {
-		return nil
-	}
-	for i := 0; i < len(text); {
-		r, n := utf8.DecodeRune(text[i:])
-		if r == utf8.RuneError && n == 1 {
-			e := sandbox.Errorf(sandbox.Invalid, op, "", "what was sent is not UTF-8: byte 0x%02x at offset %d", text[i], i)
-			e.Offset = i
-			return e
-		}
-		i += n
-	}
-	return nil
+	return strictjson.Decode[T](tool, "the arguments", args, func() string { return fieldsOf(tool) })
 }
 
 // fieldsOf lists a tool's arguments for a message.
