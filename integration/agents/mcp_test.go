@@ -226,6 +226,10 @@ func TestMCPOverHTTP(t *testing.T) {
 		if text, r := callTool(ctx, t, s, "Bash", m{"command": "echo " + name + " >> who; cat who"}); r.IsError || !strings.Contains(text, name) {
 			t.Errorf("%q", text)
 		}
+		// A command that could read the token would have all rights of the client.
+		if text, r := callTool(ctx, t, s, "Bash", m{"command": "env; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n'; echo end"}); r.IsError || !strings.Contains(text, "PATH=") || strings.Contains(text, "the-token") {
+			t.Errorf("a command sees %q", text)
+		}
 		_ = s.Close()
 	}
 	p.wantUntouched(t)

@@ -3,10 +3,12 @@ package agents
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -149,5 +151,22 @@ func TestServeSocket(t *testing.T) {
 	}
 	if b, err := os.ReadFile(file); err != nil || string(b) != "kept" {
 		t.Errorf("the file is %q, %v", b, err)
+	}
+}
+
+// TestServeSocketFromInside: who can open the socket can mount directories of the
+// host. What runs in a sandbox cannot, also where the socket stands in the
+// project: neither its own, nor one that is made while it runs.
+func TestServeSocketFromInside(t *testing.T) {
+	p := newProject(t)
+	own := serve(t, p, "--new", "--session", "one", "--socket", filepath.Join(p.dir, "one.sock"))
+	apiCall(t, own, "/exec", m{"command": "true"}) // it runs from now on
+	later := serve(t, p, "--new", "--session", "two", "--socket", filepath.Join(p.dir, "two.sock"))
+	const try = `import socket, sys; sys.exit(socket.socket(socket.AF_UNIX).connect_ex(sys.argv[1]))`
+	for _, socket := range []string{own, later} {
+		out := apiCall(t, own, "/exec", m{"command": "python3 -c '" + try + "' " + socket})
+		if !strings.Contains(out, fmt.Sprintf(`"exit_code": %d,`, syscall.ECONNREFUSED)) {
+			t.Errorf("%s from inside: %s", socket, out)
+		}
 	}
 }
