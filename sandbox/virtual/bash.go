@@ -6,7 +6,6 @@ import (
 	"io"
 	"path"
 	"sort"
-	"strings"
 	"sync"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 
 	"github.com/galleyfs/galley/overlay"
 	"github.com/galleyfs/galley/sandbox"
+	"github.com/galleyfs/galley/sandbox/internal/command"
 	"github.com/galleyfs/galley/sandbox/internal/files"
 	"github.com/galleyfs/galley/sandbox/internal/keep"
 	"github.com/galleyfs/galley/sandbox/virtual/internal/shell"
@@ -68,41 +68,14 @@ func ended(err error, timeout time.Duration) error {
 // script checks a request and makes a script of it.
 func (s *Sandbox) script(r sandbox.BashRequest) (shell.Script, error) {
 	var none shell.Script
-	bad := func(code sandbox.Code, format string, args ...any) (shell.Script, error) {
-		return none, sandbox.Errorf(code, "bash", "", format, args...)
-	}
 	if r.PTY != nil {
-		return bad(sandbox.NotSupported, "the virtual sandbox has no terminals; run the command without one")
+		return none, sandbox.Errorf(sandbox.NotSupported, "bash", "", "the virtual sandbox has no terminals; run the command without one")
 	}
-	if r.Command == "" {
-		return bad(sandbox.Invalid, "the command is empty")
-	}
-	if i := strings.IndexByte(r.Command, 0); i >= 0 {
-		e := sandbox.Errorf(sandbox.Invalid, "bash", "", "the command has a NUL byte at offset %d", i)
-		e.Offset = i
-		return none, e
-	}
-	if len(r.Command) > sandbox.MaxCommand {
-		return bad(sandbox.TooLarge, "the command has %d bytes, and up to %d can be run; put it into a file", len(r.Command), sandbox.MaxCommand)
-	}
-	if r.Timeout < 0 || r.Timeout > sandbox.MaxTimeout {
-		return bad(sandbox.Invalid, "a timeout of %v; expected up to %v", r.Timeout, sandbox.MaxTimeout)
-	}
-	if r.MaxOutput < 0 || r.MaxOutput > sandbox.MaxOutput {
-		return bad(sandbox.Invalid, "max_output is %d; expected up to %d", r.MaxOutput, sandbox.MaxOutput)
-	}
-	if r.OpenStdin && r.Stdin != nil {
-		return bad(sandbox.Invalid, "there is a standard input, and one is to be left open; only one of them is possible")
-	}
-	env, err := s.environ(r.Env)
-	if err != nil {
+	if err := command.Check("bash", &r); err != nil {
 		return none, err
 	}
 	dir := s.cfg.Workdir
 	if r.Dir != "" {
-		if err := files.CheckPath("bash", r.Dir); err != nil {
-			return none, err
-		}
 		dir = path.Clean(files.Join(dir, r.Dir))
 	}
 	i, err := s.view.Stat(dir, true)
@@ -112,20 +85,10 @@ func (s *Sandbox) script(r sandbox.BashRequest) (shell.Script, error) {
 	if err != nil {
 		return none, sandbox.Wrap("bash", dir, overlay.Errno(err))
 	}
-	return shell.Script{Text: r.Command, Dir: dir, Env: env, Home: home, UID: userID, Umask: s.umask, Limits: s.cfg.Limits}, nil
+	return shell.Script{Text: r.Command, Dir: dir, Env: s.environ(r.Env), Home: home, UID: userID, Umask: s.umask, Limits: s.cfg.Limits}, nil
 }
 
-func validName(n string) bool {
-	for i := 0; i < len(n); i++ {
-		c := n[i]
-		if !(c == '_' || c|32 >= 'a' && c|32 <= 'z' || i > 0 && c >= '0' && c <= '9') {
-			return false
-		}
-	}
-	return n != ""
-}
-
-func (s *Sandbox) environ(extra map[string]string) ([]string, error) {
+func (s *Sandbox) environ(extra map[string]string) []string {
 	vars := map[string]string{
 		"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": home, "USER": "user", "LOGNAME": "user", "SHELL": "/bin/bash", "LANG": "C.UTF-8",
 		"TZ": "UTC", "TMPDIR": tempDir, "TERM": "dumb", "PAGER": "cat", "GIT_PAGER": "cat",
@@ -133,26 +96,15 @@ func (s *Sandbox) environ(extra map[string]string) ([]string, error) {
 	for k, v := range s.cfg.Env {
 		vars[k] = v
 	}
-	size := 0
 	for k, v := range extra {
-		if !validName(k) {
-			return nil, sandbox.Errorf(sandbox.Invalid, "bash", "", "the name %q of a variable; expected letters, digits and underscores", k)
-		}
-		if strings.IndexByte(v, 0) >= 0 {
-			return nil, sandbox.Errorf(sandbox.Invalid, "bash", "", "the variable %s has a NUL byte", k)
-		}
-		size += len(k) + len(v)
 		vars[k] = v
-	}
-	if size > sandbox.MaxEnv {
-		return nil, sandbox.Errorf(sandbox.TooLarge, "bash", "", "the variables have %d bytes, and up to %d are possible", size, sandbox.MaxEnv)
 	}
 	out := make([]string, 0, len(vars))
 	for k, v := range vars {
 		out = append(out, k+"="+v)
 	}
 	sort.Strings(out)
-	return out, nil
+	return out
 }
 
 // output keeps and passes on what a command puts out. In it mu is held while

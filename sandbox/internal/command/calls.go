@@ -67,7 +67,7 @@ func (s *Calls) launch(ctx context.Context, op string, r sandbox.BashRequest, ba
 	if err := ctx.Err(); err != nil {
 		return nil, sandbox.Wrap(op, "", err)
 	}
-	if err := check(op, &r); err != nil {
+	if err := Check(op, &r); err != nil {
 		return nil, err
 	}
 	dir, err := checkDir(op, s.host.Workdir, r.Dir, func(p string) (sandbox.FileInfo, error) {

@@ -23,8 +23,8 @@ func BaseEnv() []string { return []string{"TERM=dumb", "PAGER=cat", "GIT_PAGER=c
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// check refuses what cannot be run, and fills in defaults.
-func check(op string, r *sandbox.BashRequest) error {
+// Check refuses what cannot be run, and fills in defaults.
+func Check(op string, r *sandbox.BashRequest) error {
 	switch i := strings.IndexByte(r.Command, 0); {
 	case strings.TrimSpace(r.Command) == "":
 		return sandbox.Errorf(sandbox.Invalid, op, "", "the command is empty")
