@@ -32,13 +32,17 @@ type statusInfo struct {
 	// are of the others.
 	Images []imageTreeInfo `json:"images"`
 	Rules  snapshots.Rules `json:"rules"`
-	// Network says what a command in the session can reach.
-	Network string        `json:"network"`
+	// Network says what a command can reach in the sandbox that the session was
+	// last used with.
+	Network network       `json:"network"`
 	Live    bool          `json:"live"`
 	Users   []userInfo    `json:"users"`
 	Mounts  []owner.Mount `json:"mounts"`
 	// Interrupted lists commits that galley recover has to finish.
 	Interrupted []string `json:"interrupted"`
+
+	machine bool // its machine runs
+	used    sandboxKind
 }
 
 // imageTreeInfo is what a tree on an image has otherwise than that.
@@ -56,30 +60,15 @@ type userInfo struct {
 	Since time.Time `json:"since"`
 }
 
-// What a command in a session can reach, until network policies exist: the
-// local sandbox has the host's network, a machine none or, with --net, the
-// public internet.
-const (
-	hostNetwork   = "host"
-	noNetwork     = "none"
-	publicNetwork = "public"
-)
-
-// networkLine says the same to a person.
-var networkLine = map[string]string{
-	hostNetwork:   "the host's",
-	noNetwork:     "none (its machine was started without --net)",
-	publicNetwork: "the public internet, through a network of Galley's own; nothing of this host",
-}
-
 func statusCommand(e *env) *cli.Command {
 	return manual{
 		usage: []string{"status [--json] [--session NAME]"},
 		about: `
 Says what the session is based on, what it changed and what uses it. Drift, which is
 what changed on the host at paths that the session changed, is listed: galley commit
-refuses those paths. Commands of a session have the host's network; in a machine they
-have none, or with --net the public internet and nothing of the host.`,
+refuses those paths. The network is that of the sandbox which the session was last used
+with: the host's; in the virtual sandbox none; in a machine none, or with --net the
+public internet and nothing of the host.`,
 		json: `{"session", "id", "trees": [{"name", "base", "mount"}], "created", "snapshot", "digest",
  "changes", "summary", "images": [{"tree", "image", "digest", "changes", "summary"}], "drift": [{"tree", "path", "kind", "text"}], "rules": {"hide", "read_only"},
  "network": "host"|"none"|"public", "live", "users": [{"pid", "what", "since"}],
@@ -107,8 +96,9 @@ func runStatus(ctx context.Context, e *env, st *snapshots.Store, name string, as
 	}
 	info := statusInfo{
 		Session: sess.Name(), ID: sess.ID(), Trees: sess.Trees(), Created: sess.Created(),
-		Rules: sess.Rules(), Network: hostNetwork,
+		Rules: sess.Rules(), Network: lastNetwork(sess),
 		Images: []imageTreeInfo{},
+		used:   lastSandbox(sess),
 		Drift:  []driftInfo{}, Users: []userInfo{}, Mounts: []owner.Mount{}, Interrupted: []string{},
 	}
 	if err := describeOwner(ctx, sess, &info); err != nil {
@@ -162,10 +152,8 @@ func describeOwner(ctx context.Context, sess *snapshots.Session, info *statusInf
 	}
 	info.Live = true
 	if s.VM != nil && s.VM.Phase != owner.Ended {
-		info.Network = noNetwork
-		if s.VM.Net {
-			info.Network = publicNetwork
-		}
+		info.Network = machineNetwork(s.VM.Net)
+		info.machine = true
 	}
 	for _, c := range s.Clients {
 		if c.PID != selfPID {
@@ -208,7 +196,7 @@ func printStatus(e *env, i statusInfo, set *review.ChangeSet) error {
 	for _, p := range i.Rules.ReadOnly {
 		fmt.Fprintf(w, "  %-10s %s\n", "read-only", safeLine(p))
 	}
-	fmt.Fprintf(w, "  %-10s %s\n\n", "network", networkLine[i.Network])
+	fmt.Fprintf(w, "  %-10s %s\n\n", "network", networkLine(i.Network, i.used, i.machine))
 	if set.Empty() {
 		fmt.Fprintln(w, "nothing changed")
 		printImageTrees(e, i)

@@ -174,6 +174,7 @@ func runStart(ctx context.Context, e *env, st *snapshots.Store, sess *snapshots.
 	if err != nil {
 		return err
 	}
+	noteSandbox(sess, inMachine, e.log)
 	fmt.Fprintf(e.stderr, "galley: the machine of session %s runs (%s, %s, %s); galley stop %s ends it\n",
 		safeLine(sess.Name()), status.Accel, ui.Count(status.CPUs, "CPU", "CPUs"), ui.Bytes(status.Memory), safeLine(sess.Name()))
 	return nil

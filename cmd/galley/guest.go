@@ -230,6 +230,7 @@ func (e *env) openGuest(ctx context.Context, sess *snapshots.Session, g guestOpt
 		err = g.fits(sess, status)
 	}
 	if err == nil {
+		noteSandbox(sess, inMachine, e.log)
 		var sb *microvm.Sandbox
 		sb, err = microvm.Join(ctx, microvm.Options{
 			Session: sess, VM: r, Env: img.Config.Environ(g.as.env...), User: or(g.as.user, img.Config.User), Dir: g.as.workdir,

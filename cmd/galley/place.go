@@ -38,6 +38,7 @@ func (p *place) open(ctx context.Context) (sandbox.Sandbox, error) {
 		if err != nil {
 			return nil, errors.Join(err, h.Close())
 		}
+		noteSandbox(p.sess, inVirtual, p.e.log)
 		p.set(h.Control())
 		out := &inProcess{Sandbox: sb, owner: h, place: p}
 		go func() {
@@ -66,6 +67,7 @@ func (p *place) open(ctx context.Context) (sandbox.Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
+	noteSandbox(p.sess, inLocal, p.e.log)
 	p.set(shared{sb.Owner()})
 	return &leased{sb, p}, nil
 }

@@ -34,6 +34,7 @@ func (e *env) work(ctx context.Context, sess *snapshots.Session, o runOptions, c
 		return withHint(&notStarted{fmt.Errorf("start the owner of session %q: %w", sess.Name(), err)}, "galley doctor explains what this machine lacks")
 	}
 	defer client.Close()
+	noteSandbox(sess, inLocal, e.log)
 	return e.around(ctx, sess, client, o, command, func() (local.Result, error) {
 		return e.sandbox(ctx, sess, client, o.sandbox, command)
 	})

@@ -49,6 +49,7 @@ func (e *env) workGuest(ctx context.Context, sess *snapshots.Session, o runOptio
 	if err != nil {
 		return &notStarted{err}
 	}
+	noteSandbox(sess, inMachine, e.log)
 	err = e.around(ctx, sess, client, o, argv, func() (local.Result, error) {
 		return e.inGuest(ctx, guest.NewClient(client.DialVM), execOf(img, g.as, o.sandbox.secrets, argv), o.sandbox.secrets)
 	})

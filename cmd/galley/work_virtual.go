@@ -33,6 +33,7 @@ func (e *env) workVirtual(ctx context.Context, sess *snapshots.Session, o runOpt
 			return local.Result{Code: exitFailed}, err
 		}
 		defer sb.Close()
+		noteSandbox(sess, inVirtual, e.log)
 		dir, err := os.Getwd()
 		if err != nil {
 			return local.Result{Code: exitFailed}, fmt.Errorf("find the current directory: %w", err)
