@@ -29,6 +29,12 @@ func (e *env) work(ctx context.Context, sess *snapshots.Session, o runOptions, c
 	case o.sandbox.guest.on:
 		return e.workGuest(ctx, sess, o, command)
 	}
+	for _, t := range sess.Trees() {
+		if t.Mount == "/" && !t.OnImage() {
+			return withHint(&notStarted{errors.New("a session of the whole file system, /, cannot be shown to a command")},
+				"start in the project's directory, or name it with --base DIR")
+		}
+	}
 	client, err := owner.Ensure(ctx, sess, owner.Options{Log: e.log})
 	if err != nil {
 		return withHint(&notStarted{fmt.Errorf("start the owner of session %q: %w", sess.Name(), err)}, "galley doctor explains what this machine lacks")
