@@ -34,7 +34,7 @@ user alone. The sandbox starts with the first call that needs it, and ends with 
 server, as does everything that runs in it. The session stays.`,
 		examples: [][2]string{
 			{"galley serve --socket ./galley.sock", "for programs that know where to look"},
-			{`curl --unix-socket ./galley.sock http://galley/v1/exec -d '{"command": "ls"}'`, "a call"},
+			{`curl --unix-socket ./galley.sock http://galley/v1/exec --json '{"command": "ls"}'`, "a call"},
 			{"galley serve --sandbox virtual --new", "without any process of the host"},
 		},
 		exits: [][2]string{exitDone, exitErrors},

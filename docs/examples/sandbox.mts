@@ -4,6 +4,7 @@
 // prints:
 //
 //     galley serve --socket ./galley.sock &
+//     npm install typescript @types/node && PATH=$PWD/node_modules/.bin:$PATH
 //     tsc --module nodenext --target es2022 --types node sandbox.mts && node sandbox.mjs ./galley.sock
 //
 // What it changes lands in the session: look at it with `galley diff`.
