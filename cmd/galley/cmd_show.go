@@ -311,7 +311,9 @@ back.`,
 					return err
 				}
 				if from.session.ID() == sess.ID() {
-					return usagef(c, "%q is the session itself; galley restore N -- PATHS takes from its own past", sess.Name())
+					return withHint(fmt.Errorf("pick: %q is the session that would be picked into", sess.Name()),
+						"galley pick --session NAME "+sess.Name()+" -- PATHS picks into NAME; without --session it is the one used last",
+						"galley restore --session "+sess.Name()+" N -- PATHS takes from its own past")
 				}
 				if err := sameBase(from, point{session: sess}); err != nil {
 					return err
