@@ -129,15 +129,15 @@ func runCommit(ctx context.Context, e *env, st *snapshots.Store, o commitOptions
 	if err != nil {
 		return err
 	}
-	if !o.yes && !o.dryRun && o.digest == "" && !e.interactive() {
-		return withHint(refusef("no terminal to ask on, and neither --digest nor --yes"),
-			"galley diff --json prints the digest; galley commit --digest D commits what it names",
-			"galley commit --yes commits whatever the session holds now")
-	}
 	if o.tree != "" {
 		if operands, err = onlyTree(sess, o.tree, operands); err != nil {
 			return err
 		}
+	}
+	if !o.yes && !o.dryRun && o.digest == "" && !e.interactive() {
+		return withHint(refusef("no terminal to ask on, and neither --digest nor --yes"),
+			"galley diff --json prints the digest; galley commit --digest D commits what it names",
+			"galley commit --yes commits whatever the session holds now")
 	}
 	if err := refuseInterrupted(sess); err != nil {
 		return err
