@@ -36,7 +36,11 @@ type DriftError struct {
 
 func (e *DriftError) Error() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "the base changed on the host at %d path(s) of this change set, nothing was committed", len(e.Paths))
+	paths := "paths"
+	if len(e.Paths) == 1 {
+		paths = "path"
+	}
+	fmt.Fprintf(&b, "the base changed on the host at %d %s of this change set, nothing was committed", len(e.Paths), paths)
 	for i, p := range e.Paths {
 		if i == 5 {
 			fmt.Fprintf(&b, "; and %d more", len(e.Paths)-i)
