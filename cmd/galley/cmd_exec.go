@@ -104,8 +104,12 @@ func (e *env) execIn(c *cli.Context, name string, argv []string) error {
 // image that it boots.
 func (e *env) machineOf(ctx context.Context, sess *snapshots.Session) (*owner.Client, *images.Image, error) {
 	stopped := func() error {
+		var hints []string
+		if _, err := owner.LastVM(sess); err == nil {
+			hints = append(hints, "galley start "+sess.Name()+" starts the one it had")
+		}
 		return withHint(fmt.Errorf("session %q has no machine that runs", sess.Name()),
-			"galley start "+sess.Name()+" starts the one it had", "galley run --session "+sess.Name()+" --sandbox microvm --image IMAGE --detach -- COMMAND starts one")
+			append(hints, "galley run --session "+sess.Name()+" --sandbox microvm --image IMAGE --detach -- COMMAND starts one")...)
 	}
 	client, err := owner.Dial(ctx, sess)
 	if errors.Is(err, owner.ErrNoOwner) {

@@ -77,7 +77,6 @@ func (e *env) forward(ctx context.Context, st *snapshots.Store, name string, por
 			return fmt.Errorf("forward port %d: %w", p[0], err)
 		}
 		defer ln.Close()
-		to := net.JoinHostPort("127.0.0.1", strconv.Itoa(int(p[1])))
 		fmt.Fprintf(e.stdout, "%s is port %d of the guest\n", ln.Addr(), p[1])
 		go func() {
 			for {
@@ -85,7 +84,7 @@ func (e *env) forward(ctx context.Context, st *snapshots.Store, name string, por
 				if err != nil {
 					return
 				}
-				go e.forwardOne(ctx, agent, conn, to)
+				go e.forwardOne(ctx, agent, conn, p[1])
 			}
 		}()
 	}
@@ -94,10 +93,10 @@ func (e *env) forward(ctx context.Context, st *snapshots.Store, name string, por
 }
 
 // forwardOne joins one connection with the guest's port.
-func (e *env) forwardOne(ctx context.Context, agent *guest.Client, conn net.Conn, to string) {
-	far, err := agent.Dial(ctx, "tcp", to)
+func (e *env) forwardOne(ctx context.Context, agent *guest.Client, conn net.Conn, port uint16) {
+	far, err := agent.Dial(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
 	if err != nil {
-		fmt.Fprintf(e.stderr, "galley: %s\n", safeLine(err.Error()))
+		fmt.Fprintf(e.stderr, "galley: port %d, in the guest: %s\n", port, safeLine(err.Error()))
 		_ = conn.Close()
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"time"
@@ -392,6 +393,9 @@ func imageError(err error) error {
 		return withHint(err, "galley images lists what is here", "galley pull NAME fetches one, galley image import FILE reads one")
 	case errors.Is(err, images.ErrLimit):
 		return withHint(err, "--max-size SIZE allows more, if it is trusted")
+	}
+	if n := (*net.OpError)(nil); errors.As(err, &n) {
+		return withHint(err, "galley images lists what is here, which needs no network; galley image import FILE|DIR reads one")
 	}
 	return err
 }

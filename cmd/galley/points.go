@@ -205,7 +205,7 @@ func (e *env) takePaths(ctx context.Context, sess *snapshots.Session, from point
 		return err
 	})
 	if errors.Is(err, os.ErrNotExist) {
-		return withHint(err, "paths are relative to this directory, or absolute")
+		return withHint(err, "paths are relative to this directory, or absolute; TREE:PATH names one in a tree on an image")
 	}
 	if err != nil {
 		return err
