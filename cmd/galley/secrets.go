@@ -91,15 +91,14 @@ func (e *env) secret(name, from string, given bool) (string, error) {
 	return strings.TrimRight(string(b), "\n"), nil
 }
 
-// environ is an environment with the secrets in it.
+// environ is an environment with the secrets in it, and without the token of
+// Galley's own tool server: a command reaches the host's network, and with the
+// token the server of another session.
 func environ(env []string, secrets map[string]string) []string {
-	if len(secrets) == 0 {
-		return env
-	}
 	out := slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
 		_, ok := secrets[name]
-		return ok
+		return ok || name == tokenVariable
 	})
 	for name, value := range secrets {
 		out = append(out, name+"="+value)
