@@ -44,6 +44,9 @@ type Finding struct {
 // CheckReport tells what [Store.Check] looked at and found.
 type CheckReport struct {
 	Sessions, Snapshots, Layers int
+	// Hidden counts points without a name that lack layers. gc makes such of
+	// what was committed long ago; no history lists them.
+	Hidden int
 	// Live are the names of sessions at work, of which only what is sealed was
 	// looked at, and nothing repaired.
 	Live     []string

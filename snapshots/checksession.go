@@ -46,8 +46,10 @@ func (c *sessionChecker) run() {
 		c.found(c.path(historyFile), err.Error(), "", nil)
 		return
 	}
+	lines := len(history)
 	history, there := c.shown(m, history)
 	c.report.Snapshots += len(history)
+	c.report.Hidden += lines - len(history)
 	needs, err := c.store.needs(m, c.h.dir)
 	if err != nil {
 		c.found(c.path(historyFile), err.Error(), "", nil)

@@ -16,7 +16,8 @@ type fsckInfo struct {
 	Sessions  int           `json:"sessions"`
 	Snapshots int           `json:"snapshots"`
 	Layers    int           `json:"layers"`
-	Live      []string      `json:"live"` // sessions at work, of which only what is sealed was looked at
+	Hidden    int           `json:"hidden"` // points without a name that lack layers
+	Live      []string      `json:"live"`   // sessions at work, of which only what is sealed was looked at
 	Findings  []findingInfo `json:"findings"`
 }
 
@@ -36,13 +37,14 @@ func fsckCommand(e *env) *cli.Command {
 Looks at every record and every layer: whether each decodes and has the checksums that it
 says, whether the layers that the records name are there, and whether each layer has the
 files that its record says, and no others. The content of files in a layer has no
-checksum. Of a session at work only what is sealed is looked at.
+checksum. Of a session at work only what is sealed is looked at. Points without a name whose
+layers galley gc removed after a commit are counted, and are nothing wrong.
 
 --repair also repairs what can be: it makes a damaged record again of the index and a
 damaged index again of the records, leaves damaged lines of a history out, finishes what
 a crash cut off, and moves layers that no record accounts for to the trash. What it
 replaces stays beside as NAME.damaged, and nothing that may hold work is removed.`,
-		json: `{"sessions", "snapshots", "layers", "live": [name],
+		json: `{"sessions", "snapshots", "layers", "hidden", "live": [name],
  "findings": [{"session", "path", "what", "fix", "repaired": bool}]}    without "fix" nothing repairs it`,
 		examples: [][2]string{
 			{"galley fsck", "all sessions, the trash and what crashes left"},
@@ -153,7 +155,7 @@ func interrupted(st *snapshots.Store, only []string, report *snapshots.CheckRepo
 }
 
 func newFsckInfo(r snapshots.CheckReport) fsckInfo {
-	out := fsckInfo{Sessions: r.Sessions, Snapshots: r.Snapshots, Layers: r.Layers, Live: append([]string{}, r.Live...), Findings: []findingInfo{}}
+	out := fsckInfo{Sessions: r.Sessions, Snapshots: r.Snapshots, Layers: r.Layers, Hidden: r.Hidden, Live: append([]string{}, r.Live...), Findings: []findingInfo{}}
 	for _, f := range r.Findings {
 		out.Findings = append(out.Findings, findingInfo{f.Session, f.Path, rawBytes(f.Path), f.What, f.Fix, f.Repaired})
 	}
@@ -176,6 +178,10 @@ func (e *env) printFsck(r snapshots.CheckReport) {
 	}
 	for _, name := range r.Live {
 		fmt.Fprintf(e.stdout, "session %s is at work: only what is sealed was looked at\n", safeLine(name))
+	}
+	if r.Hidden > 0 {
+		fmt.Fprintf(e.stdout, "%s without a name: layers are gone, as galley gc removes those of what was committed; no history lists such points\n",
+			ui.Count(r.Hidden, "point", "points"))
 	}
 	looked := fmt.Sprintf("%s, %s, %s", ui.Count(r.Sessions, "session", "sessions"), ui.Count(r.Snapshots, "snapshot", "snapshots"), ui.Count(r.Layers, "layer", "layers"))
 	if len(r.Findings) == 0 {
